@@ -1,0 +1,202 @@
+/* batch.c: checks a step, lays its rows out, and runs the forward over them. */
+#include "batch.h"
+
+#include "error.h"
+
+#include <stdlib.h>
+
+enum { ALIGNMENT = 64, MAX_THREADS = 1024 };
+
+/* A thread earns its barriers (some 0.3 us each, eight a layer) only with that many multiply-adds a step. */
+static const double MACS_PER_THREAD = 1.5e6;
+
+/* Hands out aligned parts of one allocation; with memory NULL it only measures. */
+typedef struct arena {
+    char *memory;
+    size_t used;
+} arena;
+
+static void *part(arena *a, size_t count, size_t width) {
+    void *p = a->memory ? a->memory + a->used : NULL;
+    a->used += l2c_round_up(count * width, ALIGNMENT);
+    return p;
+}
+
+static size_t larger(size_t a, size_t b) {
+    return a > b ? a : b;
+}
+
+static void lay_out(l2c_batch *b, arena *a, const l2c_config *config, size_t rows, size_t threads) {
+    const size_t dim = (size_t)config->dim, hidden_dim = (size_t)config->hidden_dim, head_dim = (size_t)config->head_dim;
+    const size_t q_dim = (size_t)config->n_heads * head_dim, kv_dim = (size_t)config->n_kv_heads * head_dim;
+    const size_t group_heads = (size_t)config->n_heads / (size_t)config->n_kv_heads;
+    b->rows = part(a, rows, sizeof *b->rows);
+    b->x = part(a, rows * dim, sizeof(float));
+    b->normed = part(a, rows * dim, sizeof(float));
+    b->q = part(a, rows * q_dim, sizeof(float));
+    b->k = part(a, rows * kv_dim, sizeof(float));
+    b->v = part(a, rows * kv_dim, sizeof(float));
+    b->attended = part(a, rows * q_dim, sizeof(float));
+    b->gate = part(a, rows * hidden_dim, sizeof(float));
+    b->up = part(a, rows * hidden_dim, sizeof(float));
+    b->angles = part(a, rows * 2 * head_dim, sizeof(float));
+    if (config->weight_type == L2C_WEIGHT_Q8_GROUP) {
+        const size_t widest = larger(larger(dim, q_dim), hidden_dim), group = (size_t)config->group_size;
+        b->q8.stride = l2c_round_up(widest, L2C_Q8_CHUNK);
+        b->q8.scale_stride = (widest + group - 1) / group + 1; /* one more: half chunks read in pairs */
+        b->q8.values = part(a, rows * b->q8.stride, 1);
+        b->q8.bias = part(a, rows * b->q8.stride / 4, sizeof(int32_t));
+        b->q8.scales = part(a, rows * b->q8.scale_stride, sizeof(float));
+    }
+    b->scratch_floats = l2c_round_up(
+        larger(L2C_PANEL_FLOATS, l2c_attention_scratch(group_heads, l2c_round_up(head_dim, L2C_LANES))), L2C_LANES);
+    b->scratch = part(a, threads * b->scratch_floats, sizeof(float));
+}
+
+size_t l2c_batch_bytes(const l2c_config *config, int32_t rows, int threads) {
+    l2c_batch unused;
+    arena measure = {0};
+    lay_out(&unused, &measure, config, (size_t)rows, (size_t)threads);
+    return measure.used;
+}
+
+int l2c_batch_create(l2c_batch **out, const l2c_transformer *transformer, int32_t rows, int threads, l2c_error *error) {
+    *out = NULL;
+    if (rows < 1) {
+        return l2c_fail(error, L2C_ERROR_ARGUMENT, "a batch of %ld rows, expected at least 1", (long)rows);
+    }
+    if (threads < 1 || threads > MAX_THREADS) {
+        return l2c_fail(error, L2C_ERROR_ARGUMENT, "%d threads, expected 1 to %d", threads, MAX_THREADS);
+    }
+    const size_t bytes = l2c_batch_bytes(&transformer->model.config, rows, threads);
+    l2c_batch *b = *out = calloc(1, sizeof **out);
+    if (b) {
+        b->transformer = transformer;
+        b->capacity = rows;
+        b->threads = threads;
+        b->memory = l2c_pages_alloc(bytes);
+        b->memory_bytes = bytes;
+    }
+    if (!b || !b->memory) {
+        l2c_batch_free(out);
+        return l2c_fail(error, L2C_ERROR_MEMORY, "no memory for %zu bytes of work space", bytes);
+    }
+    lay_out(b, &(arena){.memory = b->memory}, &transformer->model.config, (size_t)rows, (size_t)threads);
+    return L2C_OK;
+}
+
+void l2c_batch_free(l2c_batch **batch) {
+    if (*batch) {
+        l2c_pages_free((*batch)->memory, (*batch)->memory_bytes);
+        free(*batch);
+    }
+    *batch = NULL;
+}
+
+int32_t l2c_batch_rows(const l2c_batch *batch) {
+    return batch->capacity;
+}
+
+static int check_span(const l2c_batch *b, const l2c_span *span, size_t index, l2c_error *error) {
+    const l2c_session *s = span->session;
+    const int32_t vocab_size = b->transformer->model.config.vocab_size;
+    if (s->transformer != b->transformer) {
+        return l2c_fail(error, L2C_ERROR_ARGUMENT, "span %zu: the session belongs to another transformer", index);
+    }
+    if (span->count < 1) {
+        return l2c_fail(error, L2C_ERROR_ARGUMENT, "span %zu: %ld tokens, expected at least 1", index, (long)span->count);
+    }
+    if (span->count > s->context - s->position) {
+        return l2c_fail(error, L2C_ERROR_CONTEXT, "%ld tokens at position %ld do not fit into a context of %ld positions",
+                        (long)span->count, (long)s->position, (long)s->context);
+    }
+    for (int32_t i = 0; i < span->count; i++) {
+        if (span->tokens[i] < 0 || span->tokens[i] >= vocab_size) {
+            return l2c_fail(error, L2C_ERROR_ARGUMENT, "token %ld is %ld, expected 0 to %ld", (long)i,
+                            (long)span->tokens[i], (long)vocab_size - 1);
+        }
+    }
+    return L2C_OK;
+}
+
+static int check_spans(const l2c_batch *b, const l2c_span *spans, size_t n_spans, l2c_error *error) {
+    int64_t rows = 0;
+    if (n_spans == 0) {
+        return l2c_fail(error, L2C_ERROR_ARGUMENT, "a step without tokens");
+    }
+    for (size_t i = 0; i < n_spans; i++) {
+        const int status = check_span(b, &spans[i], i, error);
+        if (status != L2C_OK) {
+            return status;
+        }
+        if (i && spans[i].role == L2C_ROLE_PROMPT && spans[i - 1].role == L2C_ROLE_GENERATED) {
+            return l2c_fail(error, L2C_ERROR_ARGUMENT, "span %zu: a prompt span after a generated one", i);
+        }
+        rows += spans[i].count;
+    }
+    if (rows > b->capacity) {
+        return l2c_fail(error, L2C_ERROR_ARGUMENT, "a step of %lld rows in a batch of %ld", (long long)rows,
+                        (long)b->capacity);
+    }
+    return L2C_OK;
+}
+
+static void set_rows(l2c_batch *b, const l2c_span *spans, size_t n_spans) {
+    l2c_row *row = b->rows;
+    b->prompt = b->generated = b->wanted_prompt = b->wanted_generated = 0;
+    for (size_t i = 0; i < n_spans; i++) {
+        const l2c_span *s = &spans[i];
+        const bool prompt = s->role == L2C_ROLE_PROMPT;
+        for (int32_t j = 0; j < s->count; j++, row++) {
+            row->session = s->session;
+            row->position = (size_t)(s->session->position + j);
+            row->token = s->tokens[j];
+            row->wanted = s->want == L2C_WANT_ALL || (s->want == L2C_WANT_LAST && j == s->count - 1);
+            *(prompt ? &b->prompt : &b->generated) += 1;
+            *(prompt ? &b->wanted_prompt : &b->wanted_generated) += row->wanted;
+        }
+    }
+}
+
+static int run(l2c_batch *b, const l2c_span *spans, size_t n_spans, float *logits, l2c_error *error) {
+    const int status = check_spans(b, spans, n_spans, error);
+    if (status != L2C_OK) {
+        return status;
+    }
+    set_rows(b, spans, n_spans);
+    b->logits = logits;
+    b->spans = spans;
+    b->n_spans = n_spans;
+    b->cancelled = false;
+    const double macs = l2c_transformer_token_macs(b->transformer) * (double)(b->prompt + b->generated);
+    const int useful = macs < MACS_PER_THREAD * b->threads ? (int)(macs / MACS_PER_THREAD) + 1 : b->threads;
+    l2c_team_run(useful < b->threads ? useful : b->threads, l2c_forward, b);
+    if (b->cancelled) {
+        for (size_t i = 0; i < n_spans; i++) {
+            atomic_store(&spans[i].session->cancelled, false);
+        }
+        return l2c_fail(error, L2C_ERROR_CANCELLED, "the step was cancelled");
+    }
+    for (size_t i = 0; i < n_spans; i++) {
+        spans[i].session->position += spans[i].count;
+    }
+    return L2C_OK;
+}
+
+int l2c_batch_step(l2c_batch *batch, const l2c_span *spans, size_t n_spans, float *logits, l2c_error *error) {
+    int status = L2C_OK;
+    size_t entered = 0;
+    while (entered < n_spans && l2c_session_enter(spans[entered].session)) {
+        entered++;
+    }
+    if (entered < n_spans) {
+        status = l2c_fail(error, L2C_ERROR_BUSY, "span %zu: the session is inside another step, or twice in this one",
+                          entered);
+    } else {
+        status = run(batch, spans, n_spans, logits, error);
+    }
+    while (entered > 0) {
+        l2c_session_leave(spans[--entered].session);
+    }
+    return status;
+}

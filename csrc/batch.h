@@ -1,0 +1,46 @@
+/* batch.h: the work space of a step as plain data, for batch.c and forward.c. R = rows, in the order of the step's
+ * spans: prompt rows first, then generated rows. */
+#ifndef L2C_BATCH_H
+#define L2C_BATCH_H
+
+#include "ops.h"
+#include "session.h"
+
+typedef struct l2c_row {
+    const l2c_session *session;
+    size_t position;
+    int32_t token;
+    bool wanted; /* its logits are */
+} l2c_row;
+
+struct l2c_batch {
+    const l2c_transformer *transformer;
+    int32_t capacity; /* rows */
+    int threads;
+    void *memory; /* owned; everything below lies in it */
+    size_t memory_bytes;
+
+    l2c_row *rows;     /* [R] */
+    float *x;          /* [R][dim] residual stream */
+    float *normed;     /* [R][dim] */
+    float *q, *k, *v;  /* [R][n_heads head_dim], [R][n_kv_heads head_dim] twice */
+    float *attended;   /* [R][n_heads head_dim] */
+    float *gate, *up;  /* [R][hidden_dim] */
+    float *angles;     /* [R][2 head_dim] of RoPE at this row's position, as kernels take them */
+    l2c_q8_rows q8;    /* [R] of the widest input of a product; int8 models only */
+    float *scratch;    /* [threads][scratch_floats] */
+    size_t scratch_floats;
+
+    /* of the step at hand */
+    size_t prompt, generated;               /* rows */
+    size_t wanted_prompt, wanted_generated; /* rows whose logits are wanted */
+    float *logits;                          /* [wanted][vocab_size], the caller's */
+    const l2c_span *spans;
+    size_t n_spans;
+    bool cancelled;
+};
+
+/* forward.c: the body of a step for every thread of the team; `batch` is an l2c_batch. */
+void l2c_forward(const l2c_team *team, void *batch);
+
+#endif

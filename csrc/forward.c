@@ -1,0 +1,210 @@
+/* forward.c: one forward of a Llama (Touvron et al., 2023) over the rows of a batch.
+ *
+ *   x = E[token]
+ *   for each layer:  x += O attention(rope(Q n), rope(K n), V n),  n = rmsnorm(x)
+ *                    x += D (silu(G n) * U n),                     n = rmsnorm(x)
+ *   logits = W rmsnorm(x)
+ *
+ * Every thread runs every line; each operator shares its work by rows, heads or columns and ends together. */
+#include "batch.h"
+
+#include <math.h>
+
+static const l2c_tensor *tensor(const l2c_batch *b, l2c_tensor_role role, size_t layer) {
+    return l2c_model_tensor(&b->transformer->model, role, layer);
+}
+
+static const float *vector(const l2c_batch *b, l2c_tensor_role role, size_t layer) {
+    return tensor(b, role, layer)->data;
+}
+
+static size_t row_count(const l2c_batch *b) {
+    return b->prompt + b->generated;
+}
+
+static float *scratch(const l2c_team *team, const l2c_batch *b) {
+    return b->scratch + (size_t)team->rank * b->scratch_floats;
+}
+
+static bool is_q8(const l2c_batch *b) {
+    return b->transformer->model.config.weight_type == L2C_WEIGHT_Q8_GROUP;
+}
+
+/* x = E[token]; the angles of each row's position */
+static void embed(const l2c_team *team, l2c_batch *b) {
+    const size_t dim = (size_t)b->transformer->model.config.dim;
+    const size_t head_dim = (size_t)b->transformer->model.config.head_dim;
+    const l2c_range rows = l2c_team_share(team, row_count(b), 1);
+    for (size_t r = rows.from; r < rows.to; r++) {
+        l2c_tensor_row(tensor(b, L2C_TENSOR_TOKEN_EMBD, 0), (size_t)b->rows[r].token, b->x + r * dim);
+        float *cosines = b->angles + r * 2 * head_dim, *sines = cosines + head_dim;
+        for (size_t i = 0; i < head_dim; i += 2) {
+            /* in f64: an f32 angle is off by 1e-4 rad at position 2000 */
+            const double angle = (double)b->rows[r].position * b->transformer->frequencies[i / 2];
+            cosines[i] = cosines[i + 1] = (float)cos(angle);
+            sines[i + 1] = (float)sin(angle);
+            sines[i] = -sines[i + 1];
+        }
+    }
+    l2c_team_wait(team);
+}
+
+/* normed = rmsnorm(x), and its int8 form where the weights are int8 */
+static void normalize(const l2c_team *team, l2c_batch *b, const float *weight) {
+    const l2c_config *c = &b->transformer->model.config;
+    const size_t dim = (size_t)c->dim;
+    const l2c_range rows = l2c_team_share(team, row_count(b), 1);
+    for (size_t r = rows.from; r < rows.to; r++) {
+        b->transformer->kernels->rmsnorm(b->normed + r * dim, b->x + r * dim, weight, dim, c->norm_eps);
+        if (is_q8(b)) {
+            b->transformer->kernels->quantize_q8(&b->q8, r, b->normed + r * dim, dim, (size_t)c->group_size);
+        }
+    }
+    l2c_team_wait(team);
+}
+
+/* The int8 form of x [R][k], where the weights are int8. */
+static void quantize(const l2c_team *team, l2c_batch *b, const float *x, size_t k) {
+    if (!is_q8(b)) {
+        return;
+    }
+    const l2c_range rows = l2c_team_share(team, row_count(b), 1);
+    for (size_t r = rows.from; r < rows.to; r++) {
+        b->transformer->kernels->quantize_q8(&b->q8, r, x + r * k, k, (size_t)b->transformer->model.config.group_size);
+    }
+    l2c_team_wait(team);
+}
+
+/* y (+)= x @ w^T; does not wait */
+static void product(const l2c_team *team, const l2c_batch *b, float *y, const float *x, const l2c_tensor *w, bool add) {
+    const l2c_rows rows = {x, w->cols, b->prompt, b->generated, b->q8};
+    l2c_matmul(team, b->transformer->kernels, y, &rows, w, add, scratch(team, b));
+}
+
+/* q and k are rotated; k and v go to their places in the session's pages */
+static void rotate_and_store(const l2c_team *team, l2c_batch *b, size_t layer) {
+    const l2c_config *c = &b->transformer->model.config;
+    const size_t head_dim = (size_t)c->head_dim, n_heads = (size_t)c->n_heads, n_kv_heads = (size_t)c->n_kv_heads;
+    const l2c_range rows = l2c_team_share(team, row_count(b), 1);
+    for (size_t r = rows.from; r < rows.to; r++) {
+        const l2c_row *row = &b->rows[r];
+        const l2c_kv_layout *layout = &row->session->layout;
+        const float *angles = b->angles + r * 2 * head_dim;
+        float *k = b->k + r * n_kv_heads * head_dim;
+        const float *v = b->v + r * n_kv_heads * head_dim;
+        b->transformer->kernels->rope(b->q + r * n_heads * head_dim, angles, n_heads, head_dim);
+        b->transformer->kernels->rope(k, angles, n_kv_heads, head_dim);
+        const size_t in_page = row->position % L2C_KV_PAGE, t = row->position % L2C_KV_BLOCK;
+        for (size_t h = 0; h < n_kv_heads; h++) {
+            float *keys = row->session->pages[row->position / L2C_KV_PAGE] + layer * layout->layer + h * layout->head +
+                          in_page / L2C_KV_BLOCK * layout->block;
+            float *value = keys + head_dim * L2C_KV_BLOCK + t * layout->value_stride;
+            for (size_t d = 0; d < head_dim; d++) {
+                keys[d * L2C_KV_BLOCK + t] = k[h * head_dim + d];
+                value[d] = v[h * head_dim + d];
+            }
+        }
+    }
+    l2c_team_wait(team);
+}
+
+/* attended = softmax(q k^T / sqrt(head_dim)) v, causal: a row sees the positions up to its own */
+static void attend(const l2c_team *team, l2c_batch *b, size_t layer) {
+    const l2c_config *c = &b->transformer->model.config;
+    const size_t head_dim = (size_t)c->head_dim, n_kv_heads = (size_t)c->n_kv_heads, rows = row_count(b);
+    const size_t group_heads = (size_t)c->n_heads / n_kv_heads;
+    /* Later rows of a prompt see more positions: dealing tasks out in turn shares them evenly. */
+    for (size_t task = (size_t)team->rank; task < n_kv_heads * rows; task += (size_t)team->size) {
+        const size_t h = task / rows, r = task % rows;
+        const l2c_session *session = b->rows[r].session;
+        const size_t at = r * (size_t)c->n_heads * head_dim + h * group_heads * head_dim;
+        const l2c_attention attention = {
+            .out = b->attended + at,
+            .q = b->q + at,
+            .pages = session->pages,
+            .offset = layer * session->layout.layer + h * session->layout.head,
+            .heads = group_heads,
+            .head_dim = head_dim,
+            .value_stride = session->layout.value_stride,
+            .length = b->rows[r].position + 1,
+            .scale = 1.0f / sqrtf((float)head_dim),
+            .scratch = scratch(team, b),
+        };
+        b->transformer->kernels->attend(&attention);
+    }
+    l2c_team_wait(team);
+}
+
+/* gate = silu(normed @ G^T) * (normed @ U^T); each thread activates the columns that it computed */
+static void feed_forward(const l2c_team *team, l2c_batch *b, size_t layer) {
+    const size_t hidden_dim = (size_t)b->transformer->model.config.hidden_dim;
+    const l2c_range columns = l2c_team_share(team, hidden_dim, L2C_LANES);
+    product(team, b, b->gate, b->normed, tensor(b, L2C_TENSOR_FFN_GATE, layer), false);
+    product(team, b, b->up, b->normed, tensor(b, L2C_TENSOR_FFN_UP, layer), false);
+    for (size_t r = 0; r < row_count(b); r++) {
+        const size_t at = r * hidden_dim + columns.from;
+        b->transformer->kernels->swiglu(b->gate + at, b->up + at, columns.to - columns.from);
+    }
+    l2c_team_wait(team);
+}
+
+/* Keeps only the rows whose logits are wanted: x moves up, the counts follow. */
+static void keep_wanted(const l2c_team *team, l2c_batch *b) {
+    if (team->rank == 0) {
+        const size_t dim = (size_t)b->transformer->model.config.dim, rows = row_count(b);
+        size_t kept = 0;
+        for (size_t r = 0; r < rows; r++) {
+            if (b->rows[r].wanted) {
+                for (size_t d = 0; d < dim && kept < r; d++) {
+                    b->x[kept * dim + d] = b->x[r * dim + d];
+                }
+                kept++;
+            }
+        }
+        b->prompt = b->wanted_prompt;
+        b->generated = b->wanted_generated;
+    }
+    l2c_team_wait(team);
+}
+
+/* One thread looks, and all do as it saw. */
+static bool cancelled(const l2c_team *team, l2c_batch *b) {
+    if (team->rank == 0) {
+        for (size_t i = 0; i < b->n_spans; i++) {
+            b->cancelled |= atomic_load_explicit(&b->spans[i].session->cancelled, memory_order_relaxed);
+        }
+    }
+    l2c_team_wait(team);
+    return b->cancelled;
+}
+
+void l2c_forward(const l2c_team *team, void *batch) {
+    l2c_batch *b = batch;
+    const l2c_config *c = &b->transformer->model.config;
+    const size_t q_dim = (size_t)c->n_heads * (size_t)c->head_dim, n_layers = (size_t)c->n_layers;
+    embed(team, b);
+    for (size_t layer = 0; layer < n_layers; layer++) {
+        if (cancelled(team, b)) {
+            return;
+        }
+        normalize(team, b, vector(b, L2C_TENSOR_ATTN_NORM, layer));
+        product(team, b, b->q, b->normed, tensor(b, L2C_TENSOR_ATTN_Q, layer), false);
+        product(team, b, b->k, b->normed, tensor(b, L2C_TENSOR_ATTN_K, layer), false);
+        product(team, b, b->v, b->normed, tensor(b, L2C_TENSOR_ATTN_V, layer), false);
+        l2c_team_wait(team);
+        rotate_and_store(team, b, layer);
+        attend(team, b, layer);
+        quantize(team, b, b->attended, q_dim);
+        product(team, b, b->x, b->attended, tensor(b, L2C_TENSOR_ATTN_OUTPUT, layer), true);
+        l2c_team_wait(team);
+
+        normalize(team, b, vector(b, L2C_TENSOR_FFN_NORM, layer));
+        feed_forward(team, b, layer);
+        quantize(team, b, b->gate, (size_t)c->hidden_dim);
+        product(team, b, b->x, b->gate, tensor(b, L2C_TENSOR_FFN_DOWN, layer), true);
+        l2c_team_wait(team);
+    }
+    keep_wanted(team, b);
+    normalize(team, b, vector(b, L2C_TENSOR_OUTPUT_NORM, 0));
+    product(team, b, b->logits, b->normed, tensor(b, L2C_TENSOR_OUTPUT, 0), false);
+}

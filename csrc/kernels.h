@@ -1,0 +1,112 @@
+/* kernels.h: the arithmetic of one instruction-set level as a table of functions.
+ *
+ * Kernels work on ranges of rows and columns; they know neither threads nor models. All levels share one text,
+ * kernels_template.h, over sixteen f32 lanes, and so give the same bits: every sum has one order, every multiply-add is
+ * fused, and no level may contract or reassociate. Names: m rows of x, n rows of W (columns of y), k their length. */
+#ifndef L2C_KERNELS_H
+#define L2C_KERNELS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum {
+    L2C_LANES = 16,       /* f32 lanes of a vector at every level */
+    L2C_KV_BLOCK = 16,    /* positions whose keys lie side by side */
+    L2C_KV_PAGE = 64,     /* positions in a page: the unit of allocation */
+    L2C_KV_CHUNK = 256,   /* positions reduced at once; fixed, so that a sum never depends on who shares the work */
+    L2C_PANEL_K = 256,    /* k of a packed panel: prompt rows are summed in blocks of so many products */
+    L2C_PANEL_N = 32,     /* most columns a panel has at any level */
+    L2C_PANEL_FLOATS = L2C_PANEL_K * L2C_PANEL_N,
+    L2C_Q8_CHUNK = 64,    /* int8 values in one vector; quantised rows are padded to it with zeros */
+};
+
+/* m rows of activations, int8 with one scale for each group of `group` values counted from the row's start. */
+typedef struct l2c_q8_rows {
+    int8_t *values;   /* [m][stride] */
+    int32_t *bias;    /* [m][stride / 4]: -128 * the sum of four values, what VNNI's unsigned weights add too much */
+    float *scales;    /* [m][scale_stride] */
+    size_t stride;    /* k rounded up to L2C_Q8_CHUNK */
+    size_t scale_stride;
+} l2c_q8_rows;
+
+/* Columns [from, ...) of an int8 matrix whose groups run over the flattened tensor. */
+typedef struct l2c_q8_matrix {
+    const int8_t *values; /* [rows][k] */
+    const float *scales;  /* [rows * k / group] */
+    size_t k, group;
+} l2c_q8_matrix;
+
+/* One query row against the keys and values of one KV head. A page holds, from `offset` on, for every L2C_KV_BLOCK
+ * positions: keys [head_dim][L2C_KV_BLOCK], then values [L2C_KV_BLOCK][value_stride]. */
+typedef struct l2c_attention {
+    float *out;       /* [heads][head_dim] */
+    const float *q;   /* [heads][head_dim]: the query heads that share this KV head */
+    float *const *pages;
+    size_t offset;    /* floats */
+    size_t heads, head_dim;
+    size_t value_stride; /* head_dim rounded up to L2C_LANES */
+    size_t length;    /* positions to attend to, at least 1 */
+    float scale;      /* 1 / sqrt(head_dim) */
+    float *scratch;   /* [l2c_attention_scratch floats] */
+} l2c_attention;
+
+static inline size_t l2c_attention_scratch(size_t heads, size_t value_stride) {
+    return heads * (L2C_KV_CHUNK + 2 * value_stride + 4);
+}
+
+typedef struct l2c_kernels {
+    const char *name;
+
+    /* y[m][n] = (add ? y[m][n] : 0) + sum_k x[m][k] w[n][k]. Generated rows: sixteen partial sums, k = lane mod 16. */
+    void (*dot_f32)(float *y, size_t ldy, const float *x, size_t ldx, const float *w, size_t m, size_t n, size_t k,
+                    bool add);
+    /* The same product for prompt rows: one chain of multiply-adds for each L2C_PANEL_K, the chains added in order.
+     * panel: L2C_PANEL_FLOATS of scratch, 64-byte aligned. */
+    void (*gemm_f32)(float *y, size_t ldy, const float *x, size_t ldx, const float *w, size_t m, size_t n, size_t k,
+                     bool add, float *panel);
+    /* The same product over int8, rows of any role: columns [from, from + n) of w into y[m][0 .. n). Sums of four
+     * products are exact integers; each is scaled and added to lane (k / 4) mod 16. */
+    void (*dot_q8)(float *y, size_t ldy, const l2c_q8_rows *x, const l2c_q8_matrix *w, size_t from, size_t m, size_t n,
+                   bool add);
+    /* Row `row` of q = round(x / scale), scale = max|x| / 127 in each group. */
+    void (*quantize_q8)(const l2c_q8_rows *q, size_t row, const float *x, size_t k, size_t group);
+
+    void (*rmsnorm)(float *y, const float *x, const float *weight, size_t n, float eps); /* weight x / rms(x) */
+    /* Rotates pairs (2i, 2i + 1) of each head by angle i. angles: [head_dim] cos of each, twice; [head_dim] -sin, sin. */
+    void (*rope)(float *x, const float *angles, size_t heads, size_t head_dim);
+    void (*swiglu)(float *gate, const float *up, size_t n);                     /* gate = gate sigmoid(gate) up */
+    void (*softmax)(float *x, size_t n, float factor);                          /* x = softmax(factor x) */
+    size_t (*argmax)(const float *x, size_t n); /* the first of equals */
+    void (*attend)(const l2c_attention *attention);
+
+    /* Limits of the level, for benchmarks: a sum over all bytes (so that nothing is left out); n x 16 chains of
+     * multiply-adds, returning the multiply-adds done. */
+    double (*probe_read)(const float *x, size_t n);
+    double (*probe_fma)(float *sink, size_t iterations); /* sink: [64] different values */
+} l2c_kernels;
+
+extern const l2c_kernels l2c_kernels_scalar;
+#ifdef L2C_HAVE_AVX2
+extern const l2c_kernels l2c_kernels_avx2;
+#endif
+#ifdef L2C_HAVE_AVX512
+extern const l2c_kernels l2c_kernels_avx512;
+#endif
+#ifdef L2C_HAVE_AVX512VNNI
+extern const l2c_kernels l2c_kernels_avx512vnni;
+#endif
+#ifdef L2C_HAVE_NEON
+extern const l2c_kernels l2c_kernels_neon;
+#endif
+#ifdef L2C_HAVE_DOTPROD
+extern const l2c_kernels l2c_kernels_dotprod;
+#endif
+
+/* cpu.c: the runnable level of that name, the best one for NULL; NULL when there is none. */
+const l2c_kernels *l2c_kernels_get(const char *name);
+/* The same with an error that lists the levels. */
+struct l2c_error;
+int l2c_kernels_select(const l2c_kernels **out, const char *name, struct l2c_error *error);
+
+#endif

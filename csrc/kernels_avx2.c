@@ -1,0 +1,143 @@
+/* kernels_avx2.c: sixteen lanes in two 256-bit registers, with FMA. */
+#include <immintrin.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+enum { DOT_M = 2, DOT_N = 2, GEMM_M = 6, GEMM_V = 1, Q8_M = 1, Q8_N = 2, ATT_H = 2, ATT_V = 2 };
+#define LEVEL avx2
+
+typedef struct vec {
+    __m256 low, high;
+} vec;
+typedef struct bvec {
+    __m256i low, high;
+} bvec;
+
+#define VEC(expression_low, expression_high) ((vec){(expression_low), (expression_high)})
+
+static inline vec vec_set1(float x) {
+    return VEC(_mm256_set1_ps(x), _mm256_set1_ps(x));
+}
+static inline vec vec_zero(void) {
+    return VEC(_mm256_setzero_ps(), _mm256_setzero_ps());
+}
+static inline vec vec_load(const float *p) {
+    return VEC(_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8));
+}
+static inline vec vec_load_n(const float *p, size_t n) {
+    float lanes[16] = {0};
+    memcpy(lanes, p, n * sizeof *p);
+    return vec_load(lanes);
+}
+static inline void vec_store(float *p, vec x) {
+    _mm256_storeu_ps(p, x.low);
+    _mm256_storeu_ps(p + 8, x.high);
+}
+static inline void vec_store_n(float *p, vec x, size_t n) {
+    float lanes[16];
+    vec_store(lanes, x);
+    memcpy(p, lanes, n * sizeof *p);
+}
+static inline vec vec_add(vec a, vec b) {
+    return VEC(_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high));
+}
+static inline vec vec_sub(vec a, vec b) {
+    return VEC(_mm256_sub_ps(a.low, b.low), _mm256_sub_ps(a.high, b.high));
+}
+static inline vec vec_mul(vec a, vec b) {
+    return VEC(_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high));
+}
+static inline vec vec_div(vec a, vec b) {
+    return VEC(_mm256_div_ps(a.low, b.low), _mm256_div_ps(a.high, b.high));
+}
+static inline vec vec_max(vec a, vec b) {
+    return VEC(_mm256_max_ps(a.low, b.low), _mm256_max_ps(a.high, b.high));
+}
+static inline vec vec_fma(vec a, vec b, vec c) {
+    return VEC(_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high));
+}
+static inline vec vec_round(vec a) {
+    return VEC(_mm256_round_ps(a.low, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC),
+               _mm256_round_ps(a.high, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+static inline __m256 ldexp8(__m256 a, __m256 n) {
+    return _mm256_castsi256_ps(
+        _mm256_add_epi32(_mm256_castps_si256(a), _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23)));
+}
+static inline vec vec_ldexp(vec a, vec n) {
+    return VEC(ldexp8(a.low, n.low), ldexp8(a.high, n.high));
+}
+static inline float vec_sum(vec a) {
+    const __m256 eight = _mm256_add_ps(a.low, a.high);
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+static inline float vec_hmax(vec a) {
+    const __m256 eight = _mm256_max_ps(a.low, a.high);
+    const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
+static inline vec vec_halves(float a, float b) {
+    return VEC(_mm256_set1_ps(a), _mm256_set1_ps(b));
+}
+static inline vec vec_swap_pairs(vec a) {
+    return VEC(_mm256_permute_ps(a.low, 0xb1), _mm256_permute_ps(a.high, 0xb1));
+}
+static inline void vec_store_s8(int8_t *p, vec a) {
+    /* the two 128-bit halves of packs_epi32 come out crosswise; the permutation puts the quarters in order */
+    const __m256i words = _mm256_permute4x64_epi64(
+        _mm256_packs_epi32(_mm256_cvtps_epi32(a.low), _mm256_cvtps_epi32(a.high)), 0xd8);
+    const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+    _mm_storeu_si128((__m128i *)p, bytes);
+}
+static inline bvec bvec_load(const int8_t *p) {
+    return (bvec){_mm256_loadu_si256((const __m256i *)p), _mm256_loadu_si256((const __m256i *)(p + 32))};
+}
+static inline bvec bvec_load_n(const int8_t *p, size_t n) {
+    int8_t bytes[64] = {0};
+    memcpy(bytes, p, n);
+    return bvec_load(bytes);
+}
+/* |w| (x sign w): two products of at most 128 * 127 fit 16 bits. */
+static inline __m256 dot4(__m256i w, __m256i x) {
+    const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+    return _mm256_cvtepi32_ps(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+static inline vec vec_dot4(bvec w, bvec x, const int32_t *bias) {
+    (void)bias;
+    return VEC(dot4(w.low, x.low), dot4(w.high, x.high));
+}
+
+/* panel[p][0..8) = w[0..8)[p] for eight p */
+static inline void transpose8(float *panel, size_t stride, const float *w, size_t k) {
+    const __m256 r0 = _mm256_loadu_ps(w), r1 = _mm256_loadu_ps(w + k), r2 = _mm256_loadu_ps(w + 2 * k);
+    const __m256 r3 = _mm256_loadu_ps(w + 3 * k), r4 = _mm256_loadu_ps(w + 4 * k), r5 = _mm256_loadu_ps(w + 5 * k);
+    const __m256 r6 = _mm256_loadu_ps(w + 6 * k), r7 = _mm256_loadu_ps(w + 7 * k);
+    const __m256 a0 = _mm256_unpacklo_ps(r0, r1), a1 = _mm256_unpackhi_ps(r0, r1);
+    const __m256 a2 = _mm256_unpacklo_ps(r2, r3), a3 = _mm256_unpackhi_ps(r2, r3);
+    const __m256 a4 = _mm256_unpacklo_ps(r4, r5), a5 = _mm256_unpackhi_ps(r4, r5);
+    const __m256 a6 = _mm256_unpacklo_ps(r6, r7), a7 = _mm256_unpackhi_ps(r6, r7);
+    const __m256 b0 = _mm256_shuffle_ps(a0, a2, 0x44), b1 = _mm256_shuffle_ps(a0, a2, 0xee);
+    const __m256 b2 = _mm256_shuffle_ps(a1, a3, 0x44), b3 = _mm256_shuffle_ps(a1, a3, 0xee);
+    const __m256 b4 = _mm256_shuffle_ps(a4, a6, 0x44), b5 = _mm256_shuffle_ps(a4, a6, 0xee);
+    const __m256 b6 = _mm256_shuffle_ps(a5, a7, 0x44), b7 = _mm256_shuffle_ps(a5, a7, 0xee);
+    _mm256_storeu_ps(panel, _mm256_permute2f128_ps(b0, b4, 0x20));
+    _mm256_storeu_ps(panel + stride, _mm256_permute2f128_ps(b1, b5, 0x20));
+    _mm256_storeu_ps(panel + 2 * stride, _mm256_permute2f128_ps(b2, b6, 0x20));
+    _mm256_storeu_ps(panel + 3 * stride, _mm256_permute2f128_ps(b3, b7, 0x20));
+    _mm256_storeu_ps(panel + 4 * stride, _mm256_permute2f128_ps(b0, b4, 0x31));
+    _mm256_storeu_ps(panel + 5 * stride, _mm256_permute2f128_ps(b1, b5, 0x31));
+    _mm256_storeu_ps(panel + 6 * stride, _mm256_permute2f128_ps(b2, b6, 0x31));
+    _mm256_storeu_ps(panel + 7 * stride, _mm256_permute2f128_ps(b3, b7, 0x31));
+}
+static inline void pack_block(float *panel, size_t stride, const float *w, size_t k) {
+    for (size_t p = 0; p < 16; p += 8) {
+        transpose8(panel + p * stride, stride, w + p, k);
+        transpose8(panel + p * stride + 8, stride, w + 8 * k + p, k);
+    }
+}
+
+#include "kernels_template.h"

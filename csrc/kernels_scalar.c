@@ -1,0 +1,167 @@
+/* kernels_scalar.c: sixteen lanes in portable C; the level every machine has, and the reference for the others. */
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+enum { DOT_M = 1, DOT_N = 1, GEMM_M = 1, GEMM_V = 1, Q8_M = 1, Q8_N = 1, ATT_H = 1, ATT_V = 1 };
+#define LEVEL scalar
+
+typedef struct vec {
+    float lane[16];
+} vec;
+typedef struct bvec {
+    int8_t byte[64];
+} bvec;
+
+#define EACH_LANE for (int i = 0; i < 16; i++)
+
+#if defined(__FP_FAST_FMAF) || defined(FP_FAST_FMAF)
+static inline float fused(float a, float b, float c) {
+    return fmaf(a, b, c);
+}
+#else
+/* a b + c rounded once, without a fused instruction or a call: the product of two f32 is exact in f64, and the sum,
+ * rounded to odd there, rounds to f32 as the exact sum would (Boldo and Melquiond, 2008). */
+static inline float fused(float a, float b, float c) {
+    const double product = (double)a * b, addend = c, sum = product + addend;
+    const double virtual_addend = sum - product;
+    const double rest = (product - (sum - virtual_addend)) + (addend - virtual_addend);
+    uint64_t bits;
+    memcpy(&bits, &sum, sizeof bits);
+    /* rest is NaN, and the sum not finite, only together */
+    if (!(bits & 1) && (rest > 0 || rest < 0)) {
+        bits += (rest > 0) == (sum > 0) ? 1 : UINT64_MAX;
+    }
+    double odd;
+    memcpy(&odd, &bits, sizeof odd);
+    return (float)odd;
+}
+#endif
+
+static inline vec vec_set1(float x) {
+    vec r;
+    EACH_LANE r.lane[i] = x;
+    return r;
+}
+static inline vec vec_zero(void) {
+    return vec_set1(0.0f);
+}
+static inline vec vec_load(const float *p) {
+    vec r;
+    memcpy(&r, p, sizeof r);
+    return r;
+}
+static inline vec vec_load_n(const float *p, size_t n) {
+    vec r = {{0}};
+    memcpy(&r, p, n * sizeof *p);
+    return r;
+}
+static inline void vec_store(float *p, vec x) {
+    memcpy(p, &x, sizeof x);
+}
+static inline void vec_store_n(float *p, vec x, size_t n) {
+    memcpy(p, &x, n * sizeof *p);
+}
+static inline vec vec_add(vec a, vec b) {
+    EACH_LANE a.lane[i] += b.lane[i];
+    return a;
+}
+static inline vec vec_sub(vec a, vec b) {
+    EACH_LANE a.lane[i] -= b.lane[i];
+    return a;
+}
+static inline vec vec_mul(vec a, vec b) {
+    EACH_LANE a.lane[i] *= b.lane[i];
+    return a;
+}
+static inline vec vec_div(vec a, vec b) {
+    EACH_LANE a.lane[i] /= b.lane[i];
+    return a;
+}
+static inline vec vec_max(vec a, vec b) {
+    EACH_LANE a.lane[i] = a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i];
+    return a;
+}
+static inline vec vec_fma(vec a, vec b, vec c) {
+    EACH_LANE c.lane[i] = fused(a.lane[i], b.lane[i], c.lane[i]);
+    return c;
+}
+/* Adding and taking away 1.5 2^23 leaves the nearest integer, ties to even, for |x| < 2^22. */
+static inline vec vec_round(vec a) {
+    EACH_LANE {
+        const volatile float shifted = a.lane[i] + 12582912.0f;
+        a.lane[i] = shifted - 12582912.0f;
+    }
+    return a;
+}
+static inline vec vec_ldexp(vec a, vec n) {
+    EACH_LANE {
+        uint32_t bits;
+        memcpy(&bits, &a.lane[i], sizeof bits);
+        bits += (uint32_t)(int32_t)n.lane[i] << 23;
+        memcpy(&a.lane[i], &bits, sizeof bits);
+    }
+    return a;
+}
+static inline float vec_sum(vec a) {
+    for (int half = 8; half; half /= 2) {
+        for (int i = 0; i < half; i++) {
+            a.lane[i] += a.lane[i + half];
+        }
+    }
+    return a.lane[0];
+}
+static inline float vec_hmax(vec a) {
+    for (int half = 8; half; half /= 2) {
+        for (int i = 0; i < half; i++) {
+            a.lane[i] = a.lane[i] > a.lane[i + half] ? a.lane[i] : a.lane[i + half];
+        }
+    }
+    return a.lane[0];
+}
+static inline vec vec_halves(float a, float b) {
+    vec r;
+    EACH_LANE r.lane[i] = i < 8 ? a : b;
+    return r;
+}
+static inline vec vec_swap_pairs(vec a) {
+    vec r;
+    EACH_LANE r.lane[i] = a.lane[i ^ 1];
+    return r;
+}
+static inline void vec_store_s8(int8_t *p, vec a) {
+    a = vec_round(a);
+    EACH_LANE p[i] = (int8_t)(a.lane[i] > -128.0f ? a.lane[i] < 127.0f ? a.lane[i] : 127.0f : -128.0f);
+}
+static inline bvec bvec_load(const int8_t *p) {
+    bvec r;
+    memcpy(&r, p, sizeof r);
+    return r;
+}
+static inline bvec bvec_load_n(const int8_t *p, size_t n) {
+    bvec r = {{0}};
+    memcpy(&r, p, n);
+    return r;
+}
+static inline vec vec_dot4(bvec w, bvec x, const int32_t *bias) {
+    vec r;
+    (void)bias;
+    EACH_LANE {
+        int sum = 0;
+        for (int j = 4 * i; j < 4 * i + 4; j++) {
+            sum += w.byte[j] * x.byte[j];
+        }
+        r.lane[i] = (float)sum;
+    }
+    return r;
+}
+static inline void pack_block(float *panel, size_t stride, const float *w, size_t k) {
+    for (size_t j = 0; j < 16; j++) {
+        for (size_t p = 0; p < 16; p++) {
+            panel[p * stride + j] = w[j * k + p];
+        }
+    }
+}
+
+#include "kernels_template.h"

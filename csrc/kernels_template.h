@@ -1,0 +1,617 @@
+/* kernels_template.h: every kernel, once, over the sixteen-lane vectors that the including file defines.
+ *
+ * The including file gives
+ *   vec          16 f32; vec_zero set1 load load_n store store_n add sub mul div max fma(a,b,c)=a*b+c, vec_round (to even),
+ *                vec_ldexp(x, n) = x 2^n for integral n, vec_sum and vec_hmax by halves (8+8, 4+4, 2+2, 1+1),
+ *                vec_store_s8(p, x): x rounded to even as int8
+ *   bvec         64 int8; bvec_load, bvec_load_n
+ *   vec_dot4(w, x, bias): lane i = sum of w[4i+j] x[4i+j], j < 4, exact
+ *   vec_halves(a, b): lanes 0-7 = a, 8-15 = b; vec_swap_pairs(x): lanes 2i and 2i + 1 exchanged
+ *   pack_block(panel, stride, w, k): the transpose of 16 rows by 16 columns
+ * and LEVEL (the name), DOT_M, DOT_N, GEMM_M, GEMM_V, Q8_M, Q8_N, ATT_H, ATT_V: how many accumulators its registers hold.
+ * Tiles are inlined with constant sizes, so that their accumulators live in registers. */
+#include "kernels.h"
+
+#include <math.h>
+#include <string.h>
+
+#if defined(_MSC_VER)
+#define TILE static __forceinline
+#define PREFETCH(p) ((void)(p))
+#define UNROLL
+#else
+#define TILE static inline __attribute__((always_inline))
+#define PREFETCH(p) __builtin_prefetch((p), 0, 3)
+#if defined(__clang__)
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL _Pragma("GCC unroll 32")
+#endif
+#endif
+
+enum { PREFETCH_BYTES = 1024, GEMM_GROUP = 128 };
+
+static size_t smaller(size_t a, size_t b) {
+    return a < b ? a : b;
+}
+
+/* ---- Products of generated rows: lanes run along k ---- */
+
+TILE void dot_tile(const size_t M, const size_t N, float *y, size_t ldy, const float *x, size_t ldx, const float *w,
+                   size_t k, bool add) {
+    vec sum[DOT_M][DOT_N];
+    UNROLL for (size_t i = 0; i < M; i++) UNROLL for (size_t j = 0; j < N; j++) sum[i][j] = vec_zero();
+    size_t p = 0;
+    for (; p + L2C_LANES <= k; p += L2C_LANES) {
+        vec wp[DOT_N];
+        UNROLL for (size_t j = 0; j < N; j++) {
+            PREFETCH((const char *)(w + j * k + p) + PREFETCH_BYTES);
+            wp[j] = vec_load(w + j * k + p);
+        }
+        UNROLL for (size_t i = 0; i < M; i++) {
+            const vec xp = vec_load(x + i * ldx + p);
+            UNROLL for (size_t j = 0; j < N; j++) sum[i][j] = vec_fma(wp[j], xp, sum[i][j]);
+        }
+    }
+    if (p < k) {
+        UNROLL for (size_t i = 0; i < M; i++) {
+            const vec xp = vec_load_n(x + i * ldx + p, k - p);
+            UNROLL for (size_t j = 0; j < N; j++) {
+                sum[i][j] = vec_fma(vec_load_n(w + j * k + p, k - p), xp, sum[i][j]);
+            }
+        }
+    }
+    UNROLL for (size_t i = 0; i < M; i++) UNROLL for (size_t j = 0; j < N; j++) {
+        const float total = vec_sum(sum[i][j]);
+        y[i * ldy + j] = add ? y[i * ldy + j] + total : total;
+    }
+}
+
+static void dot_f32(float *y, size_t ldy, const float *x, size_t ldx, const float *w, size_t m, size_t n, size_t k,
+                    bool add) {
+    size_t j = 0;
+    for (; j + DOT_N <= n; j += DOT_N) {
+        size_t i = 0;
+        for (; i + DOT_M <= m; i += DOT_M) {
+            dot_tile(DOT_M, DOT_N, y + i * ldy + j, ldy, x + i * ldx, ldx, w + j * k, k, add);
+        }
+        for (; i < m; i++) {
+            dot_tile(1, DOT_N, y + i * ldy + j, ldy, x + i * ldx, ldx, w + j * k, k, add);
+        }
+    }
+    for (; j < n; j++) {
+        for (size_t i = 0; i < m; i++) {
+            dot_tile(1, 1, y + i * ldy + j, ldy, x + i * ldx, ldx, w + j * k, k, add);
+        }
+    }
+}
+
+/* ---- Products of prompt rows: lanes run along the columns of a packed panel ---- */
+
+enum { PANEL_N = GEMM_V * L2C_LANES };
+
+/* panel[p][j] = w[j][p]; columns past n are zero. */
+static void pack_panel(float *panel, const float *w, size_t n, size_t k, size_t depth) {
+    for (size_t j = 0; j < PANEL_N; j += L2C_LANES) {
+        size_t p = 0;
+        if (j + L2C_LANES <= n) {
+            for (; p + L2C_LANES <= depth; p += L2C_LANES) {
+                pack_block(panel + p * PANEL_N + j, PANEL_N, w + j * k + p, k);
+            }
+        }
+        for (; p < depth; p++) {
+            for (size_t lane = 0; lane < L2C_LANES; lane++) {
+                panel[p * PANEL_N + j + lane] = j + lane < n ? w[(j + lane) * k + p] : 0.0f;
+            }
+        }
+    }
+}
+
+TILE void gemm_tile(const size_t M, float *y, size_t ldy, const float *x, size_t ldx, const float *panel, size_t n,
+                    size_t depth, bool add) {
+    vec sum[GEMM_M][GEMM_V];
+    UNROLL for (size_t i = 0; i < M; i++) UNROLL for (size_t v = 0; v < GEMM_V; v++) sum[i][v] = vec_zero();
+    for (size_t p = 0; p < depth; p++) {
+        vec w[GEMM_V];
+        UNROLL for (size_t v = 0; v < GEMM_V; v++) w[v] = vec_load(panel + p * PANEL_N + v * L2C_LANES);
+        UNROLL for (size_t i = 0; i < M; i++) {
+            const vec xi = vec_set1(x[i * ldx + p]);
+            UNROLL for (size_t v = 0; v < GEMM_V; v++) sum[i][v] = vec_fma(w[v], xi, sum[i][v]);
+        }
+    }
+    UNROLL for (size_t i = 0; i < M; i++) UNROLL for (size_t v = 0; v < GEMM_V; v++) {
+        float *out = y + i * ldy + v * L2C_LANES;
+        if (n >= (v + 1) * L2C_LANES) {
+            vec_store(out, add ? vec_add(vec_load(out), sum[i][v]) : sum[i][v]);
+        } else if (n > v * L2C_LANES) {
+            const size_t left = n - v * L2C_LANES;
+            vec_store_n(out, add ? vec_add(vec_load_n(out, left), sum[i][v]) : sum[i][v], left);
+        }
+    }
+}
+
+static void gemm_panel(float *y, size_t ldy, const float *x, size_t ldx, const float *panel, size_t m, size_t n,
+                       size_t depth, bool add) {
+    size_t i = 0;
+    for (; i + GEMM_M <= m; i += GEMM_M) {
+        gemm_tile(GEMM_M, y + i * ldy, ldy, x + i * ldx, ldx, panel, n, depth, add);
+    }
+    for (; i + 4 <= m && GEMM_M > 4; i += 4) {
+        gemm_tile(GEMM_M > 4 ? 4 : 1, y + i * ldy, ldy, x + i * ldx, ldx, panel, n, depth, add);
+    }
+    for (; i < m; i++) {
+        gemm_tile(1, y + i * ldy, ldy, x + i * ldx, ldx, panel, n, depth, add);
+    }
+}
+
+/* Columns go by groups whose part of y stays in the cache while k advances. */
+static void gemm_f32(float *y, size_t ldy, const float *x, size_t ldx, const float *w, size_t m, size_t n, size_t k,
+                     bool add, float *panel) {
+    for (size_t group = 0; group < n; group += GEMM_GROUP) {
+        const size_t end = smaller(group + GEMM_GROUP, n);
+        for (size_t p = 0; p < k; p += L2C_PANEL_K) {
+            const size_t depth = smaller(L2C_PANEL_K, k - p);
+            for (size_t j = group; j < end; j += PANEL_N) {
+                const size_t width = smaller(PANEL_N, end - j);
+                pack_panel(panel, w + j * k + p, width, k, depth);
+                gemm_panel(y + j, ldy, x + p, ldx, panel, m, width, depth, add || p > 0);
+            }
+        }
+    }
+}
+
+/* ---- Products over int8 ---- */
+
+enum q8_groups { Q8_WIDE, Q8_HALF, Q8_ANY }; /* group a multiple of 64; 32; any multiple of 4, also across rows */
+
+/* Scales of the sixteen lanes of the chunk whose first value is number `first` of a sequence ending before `end`. */
+TILE vec q8_scales(const enum q8_groups groups, const float *scales, size_t first, size_t end, size_t group) {
+    if (groups == Q8_WIDE) {
+        return vec_set1(scales[first / group]);
+    }
+    if (groups == Q8_HALF) {
+        return vec_halves(scales[first / 32], first + 32 < end ? scales[first / 32 + 1] : 0.0f);
+    }
+    float lanes[L2C_LANES] = {0};
+    for (size_t i = 0; i < L2C_LANES && first + 4 * i < end; i++) {
+        lanes[i] = scales[(first + 4 * i) / group];
+    }
+    return vec_load(lanes);
+}
+
+TILE void q8_tile(const enum q8_groups groups, const size_t M, const size_t N, float *y, size_t ldy,
+                  const l2c_q8_rows *x, const l2c_q8_matrix *w, size_t row, size_t column, bool add) {
+    const size_t k = w->k, group = w->group;
+    const int8_t *values = w->values + column * k;
+    /* For groups that fill rows, chunk c uses scales[c * step] of its row; divisions stay out of the loop. */
+    const size_t per_chunk = groups == Q8_HALF ? 2 : 1;
+    const size_t chunks_per_group = groups == Q8_WIDE ? group / L2C_Q8_CHUNK : 1;
+    const size_t row_groups = groups == Q8_ANY ? 0 : k / group;
+    const float *w_scales = w->scales + column * row_groups;
+    vec sum[Q8_M][Q8_N];
+    UNROLL for (size_t i = 0; i < M; i++) UNROLL for (size_t j = 0; j < N; j++) sum[i][j] = vec_zero();
+    size_t scale = 0, chunk_of_group = 0;
+    for (size_t p = 0; p < k; p += L2C_Q8_CHUNK) {
+        const size_t left = k - p;
+        bvec wp[Q8_N];
+        vec ws[Q8_N], xs[Q8_M];
+        UNROLL for (size_t j = 0; j < N; j++) {
+            PREFETCH((const char *)(values + j * k + p) + PREFETCH_BYTES);
+            wp[j] = left >= L2C_Q8_CHUNK ? bvec_load(values + j * k + p) : bvec_load_n(values + j * k + p, left);
+            if (groups == Q8_ANY) {
+                ws[j] = q8_scales(Q8_ANY, w->scales, (column + j) * k + p, (column + j + 1) * k, group);
+            } else {
+                ws[j] = q8_scales(groups, w_scales + j * row_groups + scale, 0, left, group);
+            }
+        }
+        UNROLL for (size_t i = 0; i < M; i++) {
+            const float *x_scales = x->scales + (row + i) * x->scale_stride;
+            xs[i] = groups == Q8_ANY ? q8_scales(Q8_ANY, x_scales, p, k, group)
+                                     : q8_scales(groups, x_scales + scale, 0, left, group);
+            const bvec xp = bvec_load(x->values + (row + i) * x->stride + p);
+            const int32_t *bias = x->bias + ((row + i) * x->stride + p) / 4;
+            UNROLL for (size_t j = 0; j < N; j++) {
+                sum[i][j] = vec_fma(vec_dot4(wp[j], xp, bias), vec_mul(ws[j], xs[i]), sum[i][j]);
+            }
+        }
+        if (++chunk_of_group == chunks_per_group) {
+            chunk_of_group = 0;
+            scale += per_chunk;
+        }
+    }
+    UNROLL for (size_t i = 0; i < M; i++) UNROLL for (size_t j = 0; j < N; j++) {
+        const float total = vec_sum(sum[i][j]);
+        y[i * ldy + j] = add ? y[i * ldy + j] + total : total;
+    }
+}
+
+TILE void q8_product(const enum q8_groups groups, float *y, size_t ldy, const l2c_q8_rows *x, const l2c_q8_matrix *w,
+                     size_t from, size_t m, size_t n, bool add) {
+    size_t j = 0;
+    for (; j + Q8_N <= n; j += Q8_N) {
+        size_t i = 0;
+        for (; i + Q8_M <= m; i += Q8_M) {
+            q8_tile(groups, Q8_M, Q8_N, y + i * ldy + j, ldy, x, w, i, from + j, add);
+        }
+        for (; i < m; i++) {
+            q8_tile(groups, 1, Q8_N, y + i * ldy + j, ldy, x, w, i, from + j, add);
+        }
+    }
+    for (; j < n; j++) {
+        for (size_t i = 0; i < m; i++) {
+            q8_tile(groups, 1, 1, y + i * ldy + j, ldy, x, w, i, from + j, add);
+        }
+    }
+}
+
+static void dot_q8(float *y, size_t ldy, const l2c_q8_rows *x, const l2c_q8_matrix *w, size_t from, size_t m, size_t n,
+                   bool add) {
+    if (w->group % L2C_Q8_CHUNK == 0 && w->k % w->group == 0) {
+        q8_product(Q8_WIDE, y, ldy, x, w, from, m, n, add);
+    } else if (w->group == 32 && w->k % 32 == 0) {
+        q8_product(Q8_HALF, y, ldy, x, w, from, m, n, add);
+    } else {
+        q8_product(Q8_ANY, y, ldy, x, w, from, m, n, add);
+    }
+}
+
+static void quantize_q8(const l2c_q8_rows *q, size_t row, const float *x, size_t k, size_t group) {
+    int8_t *values = q->values + row * q->stride;
+    for (size_t from = 0, g = 0; from < k; from += group, g++) {
+        const size_t end = smaller(from + group, k);
+        vec high = vec_zero();
+        for (size_t p = from; p < end; p += L2C_LANES) {
+            const vec v = end - p < L2C_LANES ? vec_load_n(x + p, end - p) : vec_load(x + p);
+            high = vec_max(high, vec_max(v, vec_sub(vec_zero(), v)));
+        }
+        const float most = vec_hmax(high);
+        /* Below this, 127 / most overflows; such a group is zero for every purpose. */
+        const bool zero = !(most > 0x1p-100f);
+        const vec inverse = vec_set1(zero ? 0.0f : 127.0f / most);
+        q->scales[row * q->scale_stride + g] = zero ? 0.0f : most / 127.0f;
+        for (size_t p = from; p < end; p += L2C_LANES) {
+            if (end - p < L2C_LANES) {
+                int8_t rest[L2C_LANES];
+                vec_store_s8(rest, vec_mul(vec_load_n(x + p, end - p), inverse));
+                memcpy(values + p, rest, end - p);
+            } else {
+                vec_store_s8(values + p, vec_mul(vec_load(x + p), inverse));
+            }
+        }
+    }
+    const size_t padded = (k + L2C_Q8_CHUNK - 1) / L2C_Q8_CHUNK * L2C_Q8_CHUNK;
+    memset(values + k, 0, padded - k);
+    int32_t *bias = q->bias + row * q->stride / 4;
+    for (size_t i = 0; i < padded / 4; i++) {
+        bias[i] = -128 * (values[4 * i] + values[4 * i + 1] + values[4 * i + 2] + values[4 * i + 3]);
+    }
+}
+
+/* ---- Row operators ---- */
+
+static void rmsnorm(float *y, const float *x, const float *weight, size_t n, float eps) {
+    vec sum = vec_zero();
+    for (size_t p = 0; p < n; p += L2C_LANES) {
+        const vec v = n - p < L2C_LANES ? vec_load_n(x + p, n - p) : vec_load(x + p);
+        sum = vec_fma(v, v, sum);
+    }
+    const vec inverse = vec_set1(1.0f / sqrtf(vec_sum(sum) / (float)n + eps));
+    for (size_t p = 0; p < n; p += L2C_LANES) {
+        if (n - p < L2C_LANES) {
+            vec_store_n(y + p, vec_mul(vec_load_n(weight + p, n - p), vec_mul(inverse, vec_load_n(x + p, n - p))),
+                        n - p);
+        } else {
+            vec_store(y + p, vec_mul(vec_load(weight + p), vec_mul(inverse, vec_load(x + p))));
+        }
+    }
+}
+
+/* The pair (a, b) of each head becomes (a cos - b sin, b cos + a sin). Written as one fused operation on the pair and its
+ * swap: left to a compiler, the plain expression is contracted at some levels, whatever the flags say (GCC 12). */
+static void rope(float *x, const float *angles, size_t heads, size_t head_dim) {
+    const float *cosines = angles, *sines = angles + head_dim;
+    for (size_t h = 0; h < heads; h++, x += head_dim) {
+        for (size_t i = 0; i < head_dim; i += L2C_LANES) {
+            const size_t left = head_dim - i;
+            if (left < L2C_LANES) {
+                const vec v = vec_load_n(x + i, left);
+                const vec turned = vec_mul(vec_swap_pairs(v), vec_load_n(sines + i, left));
+                vec_store_n(x + i, vec_fma(v, vec_load_n(cosines + i, left), turned), left);
+            } else {
+                const vec v = vec_load(x + i);
+                const vec turned = vec_mul(vec_swap_pairs(v), vec_load(sines + i));
+                vec_store(x + i, vec_fma(v, vec_load(cosines + i), turned));
+            }
+        }
+    }
+}
+
+/* e^x by 2^n e^r, |r| <= ln 2 / 2, a polynomial of degree 7: below 2 ulp. x is clamped to [-87.3, 88]. */
+TILE vec vec_exp(vec x) {
+    x = vec_max(x, vec_set1(-87.3f));
+    x = vec_sub(vec_zero(), vec_max(vec_sub(vec_zero(), x), vec_set1(-88.0f)));
+    const vec n = vec_round(vec_mul(x, vec_set1(1.44269504088896341f)));
+    vec r = vec_fma(n, vec_set1(-0.693359375f), x);
+    r = vec_fma(n, vec_set1(2.12194440e-4f), r);
+    vec p = vec_set1(1.98412698e-4f); /* 1 / 7! */
+    p = vec_fma(p, r, vec_set1(1.38888889e-3f));
+    p = vec_fma(p, r, vec_set1(8.33333333e-3f));
+    p = vec_fma(p, r, vec_set1(4.16666667e-2f));
+    p = vec_fma(p, r, vec_set1(1.66666667e-1f));
+    p = vec_fma(p, r, vec_set1(0.5f));
+    p = vec_fma(p, vec_mul(r, r), vec_add(r, vec_set1(1.0f)));
+    return vec_ldexp(p, n);
+}
+
+static void swiglu(float *gate, const float *up, size_t n) {
+    const vec one = vec_set1(1.0f);
+    for (size_t p = 0; p < n; p += L2C_LANES) {
+        const size_t left = n - p;
+        const vec g = left < L2C_LANES ? vec_load_n(gate + p, left) : vec_load(gate + p);
+        const vec u = left < L2C_LANES ? vec_load_n(up + p, left) : vec_load(up + p);
+        const vec act = vec_mul(vec_div(g, vec_add(one, vec_exp(vec_sub(vec_zero(), g)))), u);
+        if (left < L2C_LANES) {
+            vec_store_n(gate + p, act, left);
+        } else {
+            vec_store(gate + p, act);
+        }
+    }
+}
+
+/* x[p] for p < n, padding with -3e38 (whose e^x is 1e-38 of the largest and is never stored or summed) */
+TILE vec load_padded(const float *x, size_t n) {
+    float lanes[L2C_LANES];
+    for (size_t i = 0; i < L2C_LANES; i++) {
+        lanes[i] = i < n ? x[i] : -3e38f;
+    }
+    return vec_load(lanes);
+}
+
+static float maximum(const float *x, size_t n) {
+    vec high = vec_set1(-3e38f);
+    for (size_t p = 0; p < n; p += L2C_LANES) {
+        high = vec_max(high, n - p < L2C_LANES ? load_padded(x + p, n - p) : vec_load(x + p));
+    }
+    return vec_hmax(high);
+}
+
+/* x = e^((x - high) factor); returns the sum. */
+static float exponentials(float *x, size_t n, float high, float factor) {
+    const vec shift = vec_set1(high), times = vec_set1(factor);
+    vec sum = vec_zero();
+    for (size_t p = 0; p < n; p += L2C_LANES) {
+        if (n - p < L2C_LANES) {
+            const vec e = vec_exp(vec_mul(vec_sub(load_padded(x + p, n - p), shift), times));
+            vec_store_n(x + p, e, n - p);
+            sum = vec_add(sum, vec_load_n(x + p, n - p));
+        } else {
+            const vec e = vec_exp(vec_mul(vec_sub(vec_load(x + p), shift), times));
+            vec_store(x + p, e);
+            sum = vec_add(sum, e);
+        }
+    }
+    return vec_sum(sum);
+}
+
+static void softmax(float *x, size_t n, float factor) {
+    const vec total = vec_set1(exponentials(x, n, maximum(x, n), factor));
+    for (size_t p = 0; p < n; p += L2C_LANES) {
+        if (n - p < L2C_LANES) {
+            vec_store_n(x + p, vec_div(vec_load_n(x + p, n - p), total), n - p);
+        } else {
+            vec_store(x + p, vec_div(vec_load(x + p), total));
+        }
+    }
+}
+
+static size_t argmax(const float *x, size_t n) {
+    const float high = maximum(x, n);
+    size_t i = 0;
+    while (i + 1 < n && x[i] != high) {
+        i++;
+    }
+    return i < n && x[i] == high ? i : 0;
+}
+
+/* ---- Attention: chunks of L2C_KV_CHUNK positions, merged in order ---- */
+
+enum { CHUNK_BLOCKS = L2C_KV_CHUNK / L2C_KV_BLOCK, PAGE_BLOCKS = L2C_KV_PAGE / L2C_KV_BLOCK };
+
+/* scores[h][16 t] = q[h] . key[t]: lanes are positions, the sum runs along head_dim. */
+TILE void score_tile(const size_t H, const size_t B, float *scores, const float *q, size_t head_dim,
+                     const float *const *keys) {
+    vec sum[ATT_H][ATT_V];
+    UNROLL for (size_t h = 0; h < H; h++) UNROLL for (size_t b = 0; b < B; b++) sum[h][b] = vec_zero();
+    for (size_t d = 0; d < head_dim; d++) {
+        vec key[ATT_V];
+        UNROLL for (size_t b = 0; b < B; b++) key[b] = vec_load(keys[b] + d * L2C_KV_BLOCK);
+        UNROLL for (size_t h = 0; h < H; h++) {
+            const vec qd = vec_set1(q[h * head_dim + d]);
+            UNROLL for (size_t b = 0; b < B; b++) sum[h][b] = vec_fma(key[b], qd, sum[h][b]);
+        }
+    }
+    UNROLL for (size_t h = 0; h < H; h++) UNROLL for (size_t b = 0; b < B; b++) {
+        vec_store(scores + h * L2C_KV_CHUNK + b * L2C_KV_BLOCK, sum[h][b]);
+    }
+}
+
+/* out[h][16 v lanes] = sum_t p[h][t] value[t]: lanes run along head_dim, the sum along positions. */
+TILE void value_tile(const size_t H, const size_t V, float *out, size_t stride, const float *p,
+                     const float *const *blocks, size_t values_at, size_t length) {
+    vec sum[ATT_H][ATT_V];
+    UNROLL for (size_t h = 0; h < H; h++) UNROLL for (size_t v = 0; v < V; v++) sum[h][v] = vec_zero();
+    for (size_t t = 0; t < length; t++) {
+        const float *value = blocks[t / L2C_KV_BLOCK] + values_at + t % L2C_KV_BLOCK * stride;
+        vec row[ATT_V];
+        UNROLL for (size_t v = 0; v < V; v++) row[v] = vec_load(value + v * L2C_LANES);
+        UNROLL for (size_t h = 0; h < H; h++) {
+            const vec weight = vec_set1(p[h * L2C_KV_CHUNK + t]);
+            UNROLL for (size_t v = 0; v < V; v++) sum[h][v] = vec_fma(row[v], weight, sum[h][v]);
+        }
+    }
+    UNROLL for (size_t h = 0; h < H; h++) UNROLL for (size_t v = 0; v < V; v++) {
+        vec_store(out + h * stride + v * L2C_LANES, sum[h][v]);
+    }
+}
+
+static void scores_of_chunk(float *scores, const l2c_attention *a, const float *const *blocks, size_t n_blocks) {
+    size_t h = 0;
+    for (; h + ATT_H <= a->heads; h += ATT_H) {
+        const float *q = a->q + h * a->head_dim;
+        float *out = scores + h * L2C_KV_CHUNK;
+        size_t b = 0;
+        for (; b + ATT_V <= n_blocks; b += ATT_V) {
+            score_tile(ATT_H, ATT_V, out + b * L2C_KV_BLOCK, q, a->head_dim, blocks + b);
+        }
+        for (; b < n_blocks; b++) {
+            score_tile(ATT_H, 1, out + b * L2C_KV_BLOCK, q, a->head_dim, blocks + b);
+        }
+    }
+    for (; h < a->heads; h++) {
+        const float *q = a->q + h * a->head_dim;
+        float *out = scores + h * L2C_KV_CHUNK;
+        size_t b = 0;
+        for (; b + ATT_V <= n_blocks; b += ATT_V) {
+            score_tile(1, ATT_V, out + b * L2C_KV_BLOCK, q, a->head_dim, blocks + b);
+        }
+        for (; b < n_blocks; b++) {
+            score_tile(1, 1, out + b * L2C_KV_BLOCK, q, a->head_dim, blocks + b);
+        }
+    }
+}
+
+static void values_of_chunk(float *out, const l2c_attention *a, const float *p, const float *const *blocks,
+                            size_t length) {
+    const size_t stride = a->value_stride, values_at = a->head_dim * L2C_KV_BLOCK;
+    for (size_t v = 0; v < stride; v += L2C_LANES) {
+        const bool whole = v + ATT_V * L2C_LANES <= stride;
+        size_t h = 0;
+        for (; h + ATT_H <= a->heads; h += ATT_H) {
+            float *o = out + h * stride + v;
+            const float *ph = p + h * L2C_KV_CHUNK;
+            if (whole) {
+                value_tile(ATT_H, ATT_V, o, stride, ph, blocks, values_at + v, length);
+            } else {
+                value_tile(ATT_H, 1, o, stride, ph, blocks, values_at + v, length);
+            }
+        }
+        for (; h < a->heads; h++) {
+            float *o = out + h * stride + v;
+            const float *ph = p + h * L2C_KV_CHUNK;
+            if (whole) {
+                value_tile(1, ATT_V, o, stride, ph, blocks, values_at + v, length);
+            } else {
+                value_tile(1, 1, o, stride, ph, blocks, values_at + v, length);
+            }
+        }
+        if (whole) {
+            v += (ATT_V - 1) * L2C_LANES;
+        }
+    }
+}
+
+/* (high, total, mean) of a softmax over some positions, joined with those of the next chunk. */
+static void merge_chunk(float *high, float *total, float *out, float high_new, float total_new, const float *out_new,
+                        size_t n) {
+    const float top = *high > high_new ? *high : high_new;
+    float factors[L2C_LANES] = {*high - top, high_new - top};
+    vec_store(factors, vec_exp(vec_load(factors)));
+    const vec keep = vec_set1(factors[0]), take = vec_set1(factors[1]);
+    for (size_t v = 0; v < n; v += L2C_LANES) {
+        vec_store(out + v, vec_fma(vec_load(out_new + v), take, vec_mul(vec_load(out + v), keep)));
+    }
+    *total = *total * factors[0] + total_new * factors[1];
+    *high = top;
+}
+
+static void attend(const l2c_attention *a) {
+    const size_t heads = a->heads, stride = a->value_stride;
+    const size_t block_floats = L2C_KV_BLOCK * (a->head_dim + stride);
+    float *scores = a->scratch, *mean = scores + heads * L2C_KV_CHUNK, *mean_new = mean + heads * stride;
+    float *high = mean_new + heads * stride, *total = high + heads, *high_new = total + heads;
+    float *total_new = high_new + heads;
+    for (size_t from = 0; from < a->length; from += L2C_KV_CHUNK) {
+        const bool first = from == 0;
+        const size_t length = smaller(L2C_KV_CHUNK, a->length - from);
+        const size_t n_blocks = (length + L2C_KV_BLOCK - 1) / L2C_KV_BLOCK;
+        const float *blocks[CHUNK_BLOCKS];
+        for (size_t b = 0; b < n_blocks; b++) {
+            const size_t block = from / L2C_KV_BLOCK + b;
+            blocks[b] = a->pages[block / PAGE_BLOCKS] + a->offset + block % PAGE_BLOCKS * block_floats;
+        }
+        scores_of_chunk(scores, a, blocks, n_blocks);
+        for (size_t h = 0; h < heads; h++) {
+            float *p = scores + h * L2C_KV_CHUNK;
+            const float most = maximum(p, length);
+            (first ? high : high_new)[h] = most * a->scale;
+            (first ? total : total_new)[h] = exponentials(p, length, most, a->scale);
+        }
+        values_of_chunk(first ? mean : mean_new, a, scores, blocks, length);
+        for (size_t h = 0; h < heads && !first; h++) {
+            merge_chunk(&high[h], &total[h], mean + h * stride, high_new[h], total_new[h], mean_new + h * stride, stride);
+        }
+    }
+    for (size_t h = 0; h < heads; h++) {
+        const float inverse = 1.0f / total[h];
+        for (size_t d = 0; d < a->head_dim; d++) {
+            a->out[h * a->head_dim + d] = mean[h * stride + d] * inverse;
+        }
+    }
+}
+
+/* ---- Limits ---- */
+
+static double probe_read(const float *x, size_t n) {
+    vec sum[8];
+    UNROLL for (size_t i = 0; i < 8; i++) sum[i] = vec_zero();
+    for (size_t p = 0; p + 8 * L2C_LANES <= n; p += 8 * L2C_LANES) {
+        UNROLL for (size_t i = 0; i < 8; i++) {
+            PREFETCH((const char *)(x + p + i * L2C_LANES) + 2 * PREFETCH_BYTES);
+            sum[i] = vec_add(sum[i], vec_load(x + p + i * L2C_LANES));
+        }
+    }
+    double total = 0;
+    UNROLL for (size_t i = 0; i < 8; i++) total += (double)vec_sum(sum[i]);
+    return total;
+}
+
+static double probe_fma(float *sink, size_t iterations) {
+    vec sum[GEMM_M][GEMM_V];
+    vec w[GEMM_V];
+    /* chains that start alike would be one chain to the compiler */
+    UNROLL for (size_t i = 0; i < GEMM_M; i++) UNROLL for (size_t v = 0; v < GEMM_V; v++) {
+        sum[i][v] = vec_set1(sink[i * GEMM_V + v]);
+    }
+    UNROLL for (size_t v = 0; v < GEMM_V; v++) w[v] = vec_set1(sink[v]);
+    const vec x = vec_set1(sink[GEMM_V]);
+    for (size_t n = 0; n < iterations; n++) {
+        UNROLL for (size_t i = 0; i < GEMM_M; i++) UNROLL for (size_t v = 0; v < GEMM_V; v++) {
+            sum[i][v] = vec_fma(w[v], x, sum[i][v]);
+        }
+    }
+    UNROLL for (size_t i = 0; i < GEMM_M; i++) UNROLL for (size_t v = 0; v < GEMM_V; v++) {
+        sink[0] += vec_sum(sum[i][v]);
+    }
+    return (double)iterations * GEMM_M * GEMM_V * L2C_LANES;
+}
+
+#define L2C_JOIN_(a, b) a##b
+#define L2C_JOIN(a, b) L2C_JOIN_(a, b)
+#define L2C_TEXT_(a) #a
+#define L2C_TEXT(a) L2C_TEXT_(a)
+
+const l2c_kernels L2C_JOIN(l2c_kernels_, LEVEL) = {
+    .name = L2C_TEXT(LEVEL),
+    .dot_f32 = dot_f32,
+    .gemm_f32 = gemm_f32,
+    .dot_q8 = dot_q8,
+    .quantize_q8 = quantize_q8,
+    .rmsnorm = rmsnorm,
+    .rope = rope,
+    .swiglu = swiglu,
+    .softmax = softmax,
+    .argmax = argmax,
+    .attend = attend,
+    .probe_read = probe_read,
+    .probe_fma = probe_fma,
+};

@@ -1,0 +1,211 @@
+/* llama2c.h: the public face of the C core.
+ *
+ *   file bytes --reader--> Transformer (immutable) <-- Session (one KV timeline) --step--> logits --Sampler--> token id
+ *   text <--Tokenizer--> token ids
+ *
+ * Objects are opaque. create/open hand a new object back through `**out` and leave NULL there on failure; free takes
+ * the address of the handle, accepts NULL and half-built objects, and clears it. A fallible call returns L2C_OK (0) or
+ * a negative l2c_status and fills the caller's l2c_error. Nothing here prints, exits, or aborts. */
+#ifndef LLAMA2C_H
+#define LLAMA2C_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define L2C_VERSION "0.1.0"
+
+typedef enum l2c_status {
+    L2C_OK = 0,
+    L2C_ERROR_MEMORY = -1,      /* out of memory */
+    L2C_ERROR_IO = -2,          /* the system refused; l2c_error.system holds errno */
+    L2C_ERROR_FORMAT = -3,      /* the file's content is not what its format demands */
+    L2C_ERROR_UNSUPPORTED = -4, /* well-formed, but not something this build computes */
+    L2C_ERROR_ARGUMENT = -5,    /* a caller's value is out of range */
+    L2C_ERROR_CONTEXT = -6,     /* the tokens do not fit into the session's context */
+    L2C_ERROR_BUSY = -7,        /* the session is inside another step */
+    L2C_ERROR_CANCELLED = -8,   /* l2c_session_cancel was called */
+} l2c_status;
+
+typedef struct l2c_error {
+    l2c_status status;
+    int system;        /* errno of L2C_ERROR_IO, else 0 */
+    char message[400]; /* one line, no newline; never contains the file's path: the caller knows it */
+} l2c_error;
+
+/* ---- CPU: instruction-set levels, lowest first. Every level gives the same bits for the same input. ---- */
+
+/* Names of all levels compiled in and runnable here, lowest first; NULL past the end. */
+const char *l2c_isa_name(size_t index);
+/* Highest runnable level. */
+const char *l2c_isa_best(void);
+
+/* ---- Transformer: configuration and weights of one model; read-only after open, shared by any number of threads ---- */
+
+typedef struct l2c_transformer l2c_transformer;
+
+typedef enum l2c_weight_type {
+    L2C_WEIGHT_F32,
+    L2C_WEIGHT_Q8_GROUP, /* int8 with one f32 scale per `group_size` values (llama2.c version 2) */
+} l2c_weight_type;
+
+typedef struct l2c_config {
+    int32_t dim;        /* width of the residual stream */
+    int32_t hidden_dim; /* width of the feed-forward layer */
+    int32_t n_layers;
+    int32_t n_heads;    /* query heads */
+    int32_t n_kv_heads; /* key/value heads; divides n_heads */
+    int32_t head_dim;   /* dim / n_heads */
+    int32_t vocab_size;
+    int32_t context;    /* positions the model was trained for */
+    int32_t group_size; /* of L2C_WEIGHT_Q8_GROUP, else 0 */
+    bool tied;          /* the classifier is the embedding table */
+    l2c_weight_type weight_type;
+    float norm_eps;
+    double rope_theta;
+    const char *format; /* "llama2.c v0", "llama2.c v1", "llama2.c v2" */
+} l2c_config;
+
+typedef struct l2c_open_options {
+    const char *isa;   /* level by name; NULL: the best */
+    bool no_mmap;      /* read the file into memory instead of mapping it */
+    double rope_theta; /* 0: the format's own (10000 for llama2.c files, which do not store it) */
+} l2c_open_options;
+
+/* What a file is, without mapping its weights. */
+int l2c_config_read(l2c_config *out, const char *path, l2c_error *error);
+/* `path` is UTF-8. */
+int l2c_transformer_open(l2c_transformer **out, const char *path, const l2c_open_options *options, l2c_error *error);
+void l2c_transformer_free(l2c_transformer **transformer);
+const l2c_config *l2c_transformer_config(const l2c_transformer *transformer);
+const char *l2c_transformer_isa(const l2c_transformer *transformer);
+/* Bytes of the weights; bytes that one generated token reads of them (all, less the unread rows of the embedding). */
+size_t l2c_transformer_weight_bytes(const l2c_transformer *transformer);
+size_t l2c_transformer_token_bytes(const l2c_transformer *transformer);
+/* Multiply-adds of the weight matrices for one token, classifier included. */
+double l2c_transformer_token_macs(const l2c_transformer *transformer);
+
+/* One row of a weight matrix (or a whole norm, row 0) as f32. Tensor names are GGUF's: "token_embd", "output",
+ * "output_norm", and for each layer "attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_norm", "ffn_gate",
+ * "ffn_up", "ffn_down". out NULL: only the shape is told. */
+int l2c_transformer_row(const l2c_transformer *transformer, const char *tensor, int32_t layer, int64_t row, float *out,
+                        int64_t *rows, int64_t *cols, l2c_error *error);
+
+/* Bytes that l2c_session_create (context positions) and l2c_batch_create will reserve for such a model. */
+size_t l2c_session_bytes(const l2c_config *config, int32_t context);
+size_t l2c_batch_bytes(const l2c_config *config, int32_t rows, int threads);
+
+/* ---- Session: one timeline of keys and values ---- */
+
+typedef struct l2c_session l2c_session;
+
+/* Room for `context` positions (reserved, not touched). The transformer must outlive the session. */
+int l2c_session_create(l2c_session **out, const l2c_transformer *transformer, int32_t context, l2c_error *error);
+void l2c_session_free(l2c_session **session);
+int32_t l2c_session_position(const l2c_session *session); /* tokens taken so far */
+int32_t l2c_session_context(const l2c_session *session);
+/* Forget all tokens from `position` on. */
+int l2c_session_rewind(l2c_session *session, int32_t position, l2c_error *error);
+/* Make the step that is running, or else the next one, end with L2C_ERROR_CANCELLED within a layer. Any thread may call. */
+void l2c_session_cancel(l2c_session *session);
+
+/* ---- Batch: the work space of a step ---- */
+
+typedef struct l2c_batch l2c_batch;
+
+/* Prompt rows and generated rows are computed by two numeric paths; a row's result depends on its role, never on
+ * thread count, on its companions in the batch, or on how a prompt is cut into steps. */
+typedef enum l2c_role { L2C_ROLE_PROMPT, L2C_ROLE_GENERATED } l2c_role;
+typedef enum l2c_want { L2C_WANT_NONE, L2C_WANT_LAST, L2C_WANT_ALL } l2c_want;
+
+typedef struct l2c_span {
+    l2c_session *session; /* distinct in one step */
+    const int32_t *tokens; /* [count] ids appended to the session */
+    int32_t count;
+    l2c_role role;
+    l2c_want want; /* rows whose logits are computed */
+} l2c_span;
+
+/* Work space for steps of up to `rows` rows on up to `threads` threads. The transformer must outlive it. */
+int l2c_batch_create(l2c_batch **out, const l2c_transformer *transformer, int32_t rows, int threads, l2c_error *error);
+void l2c_batch_free(l2c_batch **batch);
+int32_t l2c_batch_rows(const l2c_batch *batch);
+/* One forward over all rows of all spans; the prompt spans come before the generated ones. logits: [wanted rows, in
+ * span order][vocab_size], written in full or, on failure, not to be read; after a failure every session is at the
+ * position it had before. One step at a time. */
+int l2c_batch_step(l2c_batch *batch, const l2c_span *spans, size_t n_spans, float *logits, l2c_error *error);
+
+/* ---- Sampler: logits to token id ---- */
+
+typedef struct l2c_sampler l2c_sampler;
+
+/* temperature 0: the most probable token, no random number drawn. top_p outside (0, 1): off. seed is not 0. isa NULL:
+ * the best. */
+int l2c_sampler_create(l2c_sampler **out, int32_t vocab_size, float temperature, float top_p, uint64_t seed,
+                       const char *isa, l2c_error *error);
+void l2c_sampler_free(l2c_sampler **sampler);
+/* Claims the sampler for one thread; false when another has it. Everything below is for the thread that has it. */
+bool l2c_sampler_enter(l2c_sampler *sampler);
+void l2c_sampler_leave(l2c_sampler *sampler);
+/* [vocab_size], the sampler's own: where a step puts the logits to sample from. */
+float *l2c_sampler_logits(l2c_sampler *sampler);
+/* The id that the logits and the next random number give; overwrites the logits. */
+int32_t l2c_sampler_sample(l2c_sampler *sampler);
+/* Draw and drop `count` random numbers, as `count` samples at temperature > 0 would. */
+void l2c_sampler_skip(l2c_sampler *sampler, int64_t count);
+uint64_t l2c_sampler_state(const l2c_sampler *sampler);
+void l2c_sampler_set_state(l2c_sampler *sampler, uint64_t state);
+
+/* ---- Tokenizer: UTF-8 bytes to token ids and back ---- */
+
+typedef struct l2c_tokenizer l2c_tokenizer;
+
+typedef enum l2c_token_type { /* numbers of SentencePiece */
+    L2C_TOKEN_NORMAL = 1,
+    L2C_TOKEN_UNKNOWN = 2,
+    L2C_TOKEN_CONTROL = 3,
+    L2C_TOKEN_USER_DEFINED = 4,
+    L2C_TOKEN_UNUSED = 5,
+    L2C_TOKEN_BYTE = 6,
+} l2c_token_type;
+
+typedef struct l2c_token_table {
+    int32_t count;
+    const char *const *pieces; /* [count] bytes of each piece, spaces as spaces (not U+2581) */
+    const int32_t *lengths;    /* [count] in bytes */
+    const float *scores;       /* [count] the higher merges first */
+    const uint8_t *types;      /* [count] l2c_token_type */
+    int32_t unk, bos, eos;     /* ids, -1 where there is none */
+    bool add_space_prefix;     /* put a space before a non-empty text */
+} l2c_token_table;
+
+/* Copies the table. */
+int l2c_tokenizer_create(l2c_tokenizer **out, const l2c_token_table *table, l2c_error *error);
+/* llama2.c's tokenizer.bin, from its bytes; types are inferred (0 unk, 1 bos, 2 eos, "<0xXX>" bytes). */
+int l2c_tokenizer_read_bin(l2c_tokenizer **out, const uint8_t *bytes, size_t size, l2c_error *error);
+void l2c_tokenizer_free(l2c_tokenizer **tokenizer);
+int32_t l2c_tokenizer_count(const l2c_tokenizer *tokenizer);
+int32_t l2c_tokenizer_unk(const l2c_tokenizer *tokenizer);
+int32_t l2c_tokenizer_bos(const l2c_tokenizer *tokenizer);
+int32_t l2c_tokenizer_eos(const l2c_tokenizer *tokenizer);
+/* Ids of `size` bytes of UTF-8; BOS and EOS are the caller's. *ids is malloc'd for the caller, who calls l2c_ids_free. */
+int l2c_tokenizer_encode(const l2c_tokenizer *tokenizer, int32_t **ids, size_t *count, const char *text, size_t size,
+                         l2c_error *error);
+void l2c_ids_free(int32_t **ids);
+/* The bytes of one token: a piece as it stands, the byte of a byte token, nothing for a control token or an id out of
+ * range. The pointer lives as long as the tokenizer. */
+const char *l2c_tokenizer_bytes(const l2c_tokenizer *tokenizer, int32_t id, size_t *size);
+/* The piece as the vocabulary spells it, its score and type. NULL for an id out of range. */
+const char *l2c_tokenizer_piece(const l2c_tokenizer *tokenizer, int32_t id, size_t *size, float *score,
+                                l2c_token_type *type);
+/* Id of an exact piece of any type; -1 if none. */
+int32_t l2c_tokenizer_find(const l2c_tokenizer *tokenizer, const char *piece, size_t size);
+
+/* ---- Probe: the machine's limits, for benchmarks ---- */
+
+/* Highest of `reps` reads of `bytes` fresh memory, in GB/s. */
+int l2c_probe_bandwidth(double *gbs, size_t bytes, int threads, int reps, const char *isa, l2c_error *error);
+/* Peak of f32 multiply-add at a level, in TFLOP/s (one multiply-add is two operations). */
+int l2c_probe_flops(double *tflops, int threads, int reps, const char *isa, l2c_error *error);
+
+#endif

@@ -1,0 +1,95 @@
+/* ops.c: the team of threads (the only OpenMP) and the product of a batch with a matrix. */
+#include "ops.h"
+
+#include <stdatomic.h>
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+#if defined(__x86_64__) || defined(_M_X64)
+#include <immintrin.h>
+#define PAUSE() _mm_pause()
+#elif defined(__aarch64__) && defined(__GNUC__)
+#define PAUSE() __asm__ volatile("yield")
+#else
+#define PAUSE() ((void)0)
+#endif
+
+/* Spinning longer than a time slice's start is worth only wastes the processor that the awaited thread needs. */
+enum { SPINS = 2000, CACHE_LINE = 64 };
+
+struct l2c_barrier {
+    atomic_int arrived;
+    char apart[CACHE_LINE];
+    atomic_uint generation;
+};
+
+void l2c_team_wait(const l2c_team *team) {
+    l2c_barrier *b = team->barrier;
+    if (team->size == 1) {
+        return;
+    }
+    const unsigned generation = atomic_load_explicit(&b->generation, memory_order_relaxed);
+    if (atomic_fetch_add_explicit(&b->arrived, 1, memory_order_acq_rel) == team->size - 1) {
+        atomic_store_explicit(&b->arrived, 0, memory_order_relaxed);
+        atomic_store_explicit(&b->generation, generation + 1, memory_order_release);
+        return;
+    }
+    for (int spins = 0; atomic_load_explicit(&b->generation, memory_order_acquire) == generation;) {
+        if (spins < SPINS) {
+            spins++;
+            PAUSE();
+        } else {
+            l2c_yield();
+        }
+    }
+}
+
+void l2c_team_run(int threads, void (*body)(const l2c_team *team, void *argument), void *argument) {
+    l2c_barrier barrier = {0};
+#ifdef _OPENMP
+    l2c_watch_fork();
+    /* A forked child has lost the runtime's threads, and some runtimes wait for them for ever. */
+    if (threads > 1 && !l2c_forked()) {
+#pragma omp parallel num_threads(threads)
+        {
+            const l2c_team team = {omp_get_thread_num(), omp_get_num_threads(), &barrier};
+            body(&team, argument);
+        }
+        return;
+    }
+#else
+    (void)threads;
+#endif
+    body(&(l2c_team){0, 1, &barrier}, argument);
+}
+
+l2c_range l2c_team_share(const l2c_team *team, size_t n, size_t unit) {
+    const size_t units = (n + unit - 1) / unit, rank = (size_t)team->rank, size = (size_t)team->size;
+    const size_t from = units * rank / size * unit, to = units * (rank + 1) / size * unit;
+    return (l2c_range){from < n ? from : n, to < n ? to : n};
+}
+
+void l2c_matmul(const l2c_team *team, const l2c_kernels *kernels, float *y, const l2c_rows *x, const l2c_tensor *w,
+                bool add, float *panel) {
+    const l2c_range columns = l2c_team_share(team, w->rows, L2C_LANES);
+    const size_t n = columns.to - columns.from, k = w->cols, ldy = w->rows;
+    float *out = y + columns.from;
+    if (n == 0) {
+        return;
+    }
+    if (w->type == L2C_WEIGHT_Q8_GROUP) {
+        const l2c_q8_matrix q8 = {w->data, w->scales, k, w->group_size};
+        kernels->dot_q8(out, ldy, &x->q8, &q8, columns.from, x->prompt + x->generated, n, add);
+        return;
+    }
+    const float *data = (const float *)w->data + columns.from * k;
+    if (x->prompt) {
+        kernels->gemm_f32(out, ldy, x->x, x->stride, data, x->prompt, n, k, add, panel);
+    }
+    if (x->generated) {
+        kernels->dot_f32(out + x->prompt * ldy, ldy, x->x + x->prompt * x->stride, x->stride, data, x->generated, n, k,
+                         add);
+    }
+}

@@ -1,0 +1,40 @@
+/* ops.h: a team of threads that walk through one forward together, and the operators they share out.
+ *
+ * Every thread of the team runs the same function; operators that say "ends together" return when all threads are done,
+ * the others leave that to a later l2c_team_wait. Sharing changes who computes an element, never how. */
+#ifndef L2C_OPS_H
+#define L2C_OPS_H
+
+#include "kernels.h"
+#include "model.h"
+
+typedef struct l2c_barrier l2c_barrier;
+
+typedef struct l2c_team {
+    int rank, size;
+    l2c_barrier *barrier;
+} l2c_team;
+
+/* Runs body on up to `threads` threads, the caller among them; returns when all are done. */
+void l2c_team_run(int threads, void (*body)(const l2c_team *team, void *argument), void *argument);
+void l2c_team_wait(const l2c_team *team);
+
+typedef struct l2c_range {
+    size_t from, to;
+} l2c_range;
+
+/* This thread's part of n items, cut at multiples of `unit`. */
+l2c_range l2c_team_share(const l2c_team *team, size_t n, size_t unit);
+
+/* Rows of activations for a product: prompt rows first, then generated rows. */
+typedef struct l2c_rows {
+    const float *x; /* [prompt + generated][stride] */
+    size_t stride, prompt, generated;
+    l2c_q8_rows q8; /* the same rows in int8; used when the weights are int8 */
+} l2c_rows;
+
+/* y[row][n] (+)= x[row] @ w^T, shared by columns. panel: this thread's L2C_PANEL_FLOATS. */
+void l2c_matmul(const l2c_team *team, const l2c_kernels *kernels, float *y, const l2c_rows *x, const l2c_tensor *w,
+                bool add, float *panel);
+
+#endif

@@ -1,0 +1,30 @@
+/* platform.h: what the core needs of the operating system: files, pages, and giving up a time slice. */
+#ifndef L2C_PLATFORM_H
+#define L2C_PLATFORM_H
+
+#include "llama2c.h"
+
+/* A whole file's bytes, mapped read-only or read into memory. */
+typedef struct l2c_file {
+    const uint8_t *bytes; /* [held], owned */
+    size_t held;          /* min(size, limit) */
+    size_t size;          /* of the file */
+    bool mapped;
+} l2c_file;
+
+/* `path` is UTF-8. limit: hold no more than so many bytes (0: all). */
+int l2c_file_open(l2c_file *out, const char *path, bool mapped, size_t limit, l2c_error *error);
+void l2c_file_close(l2c_file *file);
+
+/* Zeroed pages that take no memory until touched; NULL when the system refuses. */
+void *l2c_pages_alloc(size_t size);
+void l2c_pages_free(void *pages, size_t size);
+/* Asks for 2 MiB pages, before the first touch; a wish that the system may ignore. */
+void l2c_pages_huge(void *pages, size_t size);
+
+double l2c_seconds(void); /* monotonic */
+void l2c_yield(void);     /* let another thread run */
+bool l2c_forked(void);    /* true in a child that was forked after the first call of l2c_watch_fork */
+void l2c_watch_fork(void);
+
+#endif

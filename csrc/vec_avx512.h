@@ -1,0 +1,109 @@
+/* vec_avx512.h: sixteen lanes in one 512-bit register (AVX-512 F, BW, DQ, VL). */
+#include <immintrin.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+enum { DOT_M = 4, DOT_N = 4, GEMM_M = 12, GEMM_V = 2, Q8_M = 2, Q8_N = 4, ATT_H = 4, ATT_V = 4 };
+
+typedef __m512 vec;
+typedef __m512i bvec;
+
+static inline vec vec_set1(float x) {
+    return _mm512_set1_ps(x);
+}
+static inline vec vec_zero(void) {
+    return _mm512_setzero_ps();
+}
+static inline vec vec_load(const float *p) {
+    return _mm512_loadu_ps(p);
+}
+static inline __mmask16 first_lanes(size_t n) {
+    return (__mmask16)((1u << n) - 1);
+}
+static inline vec vec_load_n(const float *p, size_t n) {
+    return _mm512_maskz_loadu_ps(first_lanes(n), p);
+}
+static inline void vec_store(float *p, vec x) {
+    _mm512_storeu_ps(p, x);
+}
+static inline void vec_store_n(float *p, vec x, size_t n) {
+    _mm512_mask_storeu_ps(p, first_lanes(n), x);
+}
+static inline vec vec_add(vec a, vec b) {
+    return _mm512_add_ps(a, b);
+}
+static inline vec vec_sub(vec a, vec b) {
+    return _mm512_sub_ps(a, b);
+}
+static inline vec vec_mul(vec a, vec b) {
+    return _mm512_mul_ps(a, b);
+}
+static inline vec vec_div(vec a, vec b) {
+    return _mm512_div_ps(a, b);
+}
+static inline vec vec_max(vec a, vec b) {
+    return _mm512_max_ps(a, b);
+}
+static inline vec vec_fma(vec a, vec b, vec c) {
+    return _mm512_fmadd_ps(a, b, c);
+}
+static inline vec vec_round(vec a) {
+    return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+static inline vec vec_ldexp(vec a, vec n) {
+    return _mm512_castsi512_ps(
+        _mm512_add_epi32(_mm512_castps_si512(a), _mm512_slli_epi32(_mm512_cvtps_epi32(n), 23)));
+}
+static inline float vec_sum(vec a) {
+    const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+static inline float vec_hmax(vec a) {
+    return _mm512_reduce_max_ps(a);
+}
+static inline vec vec_halves(float a, float b) {
+    return _mm512_insertf32x8(_mm512_set1_ps(a), _mm256_set1_ps(b), 1);
+}
+static inline vec vec_swap_pairs(vec a) {
+    return _mm512_permute_ps(a, 0xb1);
+}
+static inline void vec_store_s8(int8_t *p, vec a) {
+    _mm_storeu_si128((__m128i *)p, _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(a)));
+}
+static inline bvec bvec_load(const int8_t *p) {
+    return _mm512_loadu_si512(p);
+}
+static inline bvec bvec_load_n(const int8_t *p, size_t n) {
+    return _mm512_maskz_loadu_epi8((UINT64_C(1) << n) - 1, p);
+}
+
+/* Four rounds, each pairing rows at twice the distance: 4-byte, 8-byte, 16-byte pieces, then halves. */
+static inline void pack_block(float *panel, size_t stride, const float *w, size_t k) {
+    __m512 a[16], b[16];
+    for (int j = 0; j < 16; j += 2) {
+        const __m512 even = _mm512_loadu_ps(w + (size_t)j * k), odd = _mm512_loadu_ps(w + (size_t)(j + 1) * k);
+        a[j] = _mm512_unpacklo_ps(even, odd);
+        a[j + 1] = _mm512_unpackhi_ps(even, odd);
+    }
+    for (int j = 0; j < 16; j += 4) {
+        b[j] = _mm512_shuffle_ps(a[j], a[j + 2], 0x44);
+        b[j + 1] = _mm512_shuffle_ps(a[j], a[j + 2], 0xee);
+        b[j + 2] = _mm512_shuffle_ps(a[j + 1], a[j + 3], 0x44);
+        b[j + 3] = _mm512_shuffle_ps(a[j + 1], a[j + 3], 0xee);
+    }
+    /* b[4g + i] holds, in its four quarters q, column 4q + i of rows 4g .. 4g + 3 */
+    for (int i = 0; i < 4; i++) {
+        const __m512 low01 = _mm512_shuffle_f32x4(b[i], b[4 + i], 0x44);
+        const __m512 high01 = _mm512_shuffle_f32x4(b[i], b[4 + i], 0xee);
+        const __m512 low23 = _mm512_shuffle_f32x4(b[8 + i], b[12 + i], 0x44);
+        const __m512 high23 = _mm512_shuffle_f32x4(b[8 + i], b[12 + i], 0xee);
+        float *out = panel + (size_t)i * stride;
+        _mm512_storeu_ps(out, _mm512_shuffle_f32x4(low01, low23, 0x88));
+        _mm512_storeu_ps(out + 4 * stride, _mm512_shuffle_f32x4(low01, low23, 0xdd));
+        _mm512_storeu_ps(out + 8 * stride, _mm512_shuffle_f32x4(high01, high23, 0x88));
+        _mm512_storeu_ps(out + 12 * stride, _mm512_shuffle_f32x4(high01, high23, 0xdd));
+    }
+}

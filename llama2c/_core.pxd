@@ -1,0 +1,151 @@
+# Declarations of llama2c.h; the compiler, not this file, knows the layouts.
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
+
+cdef extern from "llama2c.h" nogil:
+    ctypedef enum l2c_status:
+        L2C_OK
+        L2C_ERROR_MEMORY
+        L2C_ERROR_IO
+        L2C_ERROR_FORMAT
+        L2C_ERROR_UNSUPPORTED
+        L2C_ERROR_ARGUMENT
+        L2C_ERROR_CONTEXT
+        L2C_ERROR_BUSY
+        L2C_ERROR_CANCELLED
+
+    ctypedef struct l2c_error:
+        l2c_status status
+        int system
+        char message[400]
+
+    const char *l2c_isa_name(size_t index)
+
+    ctypedef enum l2c_weight_type:
+        L2C_WEIGHT_F32
+        L2C_WEIGHT_Q8_GROUP
+
+    ctypedef struct l2c_config:
+        int32_t dim
+        int32_t hidden_dim
+        int32_t n_layers
+        int32_t n_heads
+        int32_t n_kv_heads
+        int32_t head_dim
+        int32_t vocab_size
+        int32_t context
+        int32_t group_size
+        bint tied
+        l2c_weight_type weight_type
+        float norm_eps
+        double rope_theta
+        const char *format
+
+    ctypedef struct l2c_open_options:
+        const char *isa
+        bint no_mmap
+        double rope_theta
+
+    ctypedef struct l2c_transformer:
+        pass
+
+    int l2c_config_read(l2c_config *out, const char *path, l2c_error *error)
+    int l2c_transformer_open(l2c_transformer **out, const char *path, const l2c_open_options *options,
+                             l2c_error *error)
+    void l2c_transformer_free(l2c_transformer **transformer)
+    const l2c_config *l2c_transformer_config(const l2c_transformer *transformer)
+    const char *l2c_transformer_isa(const l2c_transformer *transformer)
+    size_t l2c_transformer_weight_bytes(const l2c_transformer *transformer)
+    size_t l2c_transformer_token_bytes(const l2c_transformer *transformer)
+    double l2c_transformer_token_macs(const l2c_transformer *transformer)
+    int l2c_transformer_row(const l2c_transformer *transformer, const char *tensor, int32_t layer,
+                            int64_t row, float *out, int64_t *rows, int64_t *cols, l2c_error *error)
+    size_t l2c_session_bytes(const l2c_config *config, int32_t context)
+    size_t l2c_batch_bytes(const l2c_config *config, int32_t rows, int threads)
+
+    ctypedef struct l2c_session:
+        pass
+
+    int l2c_session_create(l2c_session **out, const l2c_transformer *transformer, int32_t context,
+                           l2c_error *error)
+    void l2c_session_free(l2c_session **session)
+    int32_t l2c_session_position(const l2c_session *session)
+    int32_t l2c_session_context(const l2c_session *session)
+    int l2c_session_rewind(l2c_session *session, int32_t position, l2c_error *error)
+    void l2c_session_cancel(l2c_session *session)
+
+    ctypedef struct l2c_batch:
+        pass
+
+    ctypedef enum l2c_role:
+        L2C_ROLE_PROMPT
+        L2C_ROLE_GENERATED
+
+    ctypedef enum l2c_want:
+        L2C_WANT_NONE
+        L2C_WANT_LAST
+        L2C_WANT_ALL
+
+    ctypedef struct l2c_span:
+        l2c_session *session
+        const int32_t *tokens
+        int32_t count
+        l2c_role role
+        l2c_want want
+
+    int l2c_batch_create(l2c_batch **out, const l2c_transformer *transformer, int32_t rows, int threads,
+                         l2c_error *error)
+    void l2c_batch_free(l2c_batch **batch)
+    int32_t l2c_batch_rows(const l2c_batch *batch)
+    int l2c_batch_step(l2c_batch *batch, const l2c_span *spans, size_t n_spans, float *logits,
+                       l2c_error *error)
+
+    ctypedef struct l2c_sampler:
+        pass
+
+    int l2c_sampler_create(l2c_sampler **out, int32_t vocab_size, float temperature, float top_p,
+                           uint64_t seed, const char *isa, l2c_error *error)
+    void l2c_sampler_free(l2c_sampler **sampler)
+    bint l2c_sampler_enter(l2c_sampler *sampler)
+    void l2c_sampler_leave(l2c_sampler *sampler)
+    float *l2c_sampler_logits(l2c_sampler *sampler)
+    int32_t l2c_sampler_sample(l2c_sampler *sampler)
+    void l2c_sampler_skip(l2c_sampler *sampler, int64_t count)
+    uint64_t l2c_sampler_state(const l2c_sampler *sampler)
+    void l2c_sampler_set_state(l2c_sampler *sampler, uint64_t state)
+
+    ctypedef struct l2c_tokenizer:
+        pass
+
+    ctypedef enum l2c_token_type:
+        L2C_TOKEN_NORMAL
+        L2C_TOKEN_BYTE
+
+    ctypedef struct l2c_token_table:
+        int32_t count
+        const char *const *pieces
+        const int32_t *lengths
+        const float *scores
+        const uint8_t *types
+        int32_t unk
+        int32_t bos
+        int32_t eos
+        bint add_space_prefix
+
+    int l2c_tokenizer_create(l2c_tokenizer **out, const l2c_token_table *table, l2c_error *error)
+    int l2c_tokenizer_read_bin(l2c_tokenizer **out, const uint8_t *bytes, size_t size, l2c_error *error)
+    void l2c_tokenizer_free(l2c_tokenizer **tokenizer)
+    int32_t l2c_tokenizer_count(const l2c_tokenizer *tokenizer)
+    int32_t l2c_tokenizer_unk(const l2c_tokenizer *tokenizer)
+    int32_t l2c_tokenizer_bos(const l2c_tokenizer *tokenizer)
+    int32_t l2c_tokenizer_eos(const l2c_tokenizer *tokenizer)
+    int l2c_tokenizer_encode(const l2c_tokenizer *tokenizer, int32_t **ids, size_t *count, const char *text,
+                             size_t size, l2c_error *error)
+    void l2c_ids_free(int32_t **ids)
+    const char *l2c_tokenizer_bytes(const l2c_tokenizer *tokenizer, int32_t id, size_t *size)
+    const char *l2c_tokenizer_piece(const l2c_tokenizer *tokenizer, int32_t id, size_t *size, float *score,
+                                    l2c_token_type *type)
+    int32_t l2c_tokenizer_find(const l2c_tokenizer *tokenizer, const char *piece, size_t size)
+
+    int l2c_probe_bandwidth(double *gbs, size_t bytes, int threads, int reps, const char *isa,
+                            l2c_error *error)
+    int l2c_probe_flops(double *tflops, int threads, int reps, const char *isa, l2c_error *error)

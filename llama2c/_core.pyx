@@ -1,0 +1,717 @@
+"""The C core for Python: ownership, errors, and the GIL; no arithmetic.
+
+Every class owns one C object and keeps alive what that object refers to. Methods that compute release the GIL.
+"""
+
+import os
+
+from cpython.exc cimport PyErr_CheckSignals
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy
+
+import numpy as np
+
+__all__ = [
+    "ROLE_GENERATED",
+    "ROLE_PROMPT",
+    "Batch",
+    "BusyError",
+    "CancelledError",
+    "ContextError",
+    "FormatError",
+    "Sampler",
+    "Session",
+    "Tokenizer",
+    "Transformer",
+    "UnsupportedError",
+    "available_isas",
+    "batch_bytes",
+    "probe_bandwidth",
+    "probe_flops",
+    "read_config",
+    "session_bytes",
+]
+
+ROLE_PROMPT = L2C_ROLE_PROMPT
+ROLE_GENERATED = L2C_ROLE_GENERATED
+
+
+class FormatError(ValueError):
+    """A file's content is not what its format demands; the message names the file, the place and what was expected."""
+
+    __module__ = "llama2c"
+
+
+class UnsupportedError(FormatError):
+    """A well-formed file holds something that this version does not compute."""
+
+    __module__ = "llama2c"
+
+
+class ContextError(ValueError):
+    """The tokens do not fit into the session's context."""
+
+    __module__ = "llama2c"
+
+
+class BusyError(RuntimeError):
+    """A session, batch or sampler was used by two threads at once."""
+
+    __module__ = "llama2c"
+
+
+class CancelledError(RuntimeError):
+    """Session.cancel() ended the step; the session is at the position it had before."""
+
+    __module__ = "llama2c"
+
+
+cdef object exception_of(const l2c_error *error, object path):
+    cdef str message = error.message.decode("utf-8", "replace")
+    if error.status == L2C_ERROR_IO:
+        return OSError(error.system, os.strerror(error.system), path)
+    if path is not None:
+        message = f"{path}: {message}"
+    if error.status == L2C_ERROR_MEMORY:
+        return MemoryError(message)
+    if error.status == L2C_ERROR_FORMAT:
+        return FormatError(message)
+    if error.status == L2C_ERROR_UNSUPPORTED:
+        return UnsupportedError(message)
+    if error.status == L2C_ERROR_CONTEXT:
+        return ContextError(message)
+    if error.status == L2C_ERROR_BUSY:
+        return BusyError(message)
+    if error.status == L2C_ERROR_CANCELLED:
+        return CancelledError(message)
+    return ValueError(message)
+
+
+cdef int check(int status, const l2c_error *error, object path=None) except -1:
+    if status != L2C_OK:
+        raise exception_of(error, path)
+    return 0
+
+
+cdef bytes encoded_path(object path):
+    # Windows paths travel as UTF-8; elsewhere a path is the bytes that the system gave.
+    cdef object text = os.fspath(path)
+    cdef bytes raw
+    if isinstance(text, str):
+        raw = text.encode("utf-8", "surrogatepass") if os.name == "nt" else os.fsencode(text)
+    else:
+        raw = text
+    if b"\0" in raw:
+        raise ValueError("embedded null byte in a path")
+    return raw
+
+
+cdef bytes encoded_isa(object isa):
+    if isa is None:
+        return None
+    if not isinstance(isa, str):
+        raise TypeError(f"isa is {type(isa).__name__}, expected str or None")
+    return (<str>isa).encode()
+
+
+cdef const char *pointer(bytes text):
+    return NULL if text is None else <const char *>text
+
+
+cdef object token_array(object tokens):
+    # The ids as a contiguous int32 array. Anything but integers is refused here; their range is the core's to check.
+    cdef object array = np.asarray(tokens)
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+        raise TypeError("token ids must be a one-dimensional sequence of integers")
+    if array.size and (array.max() > 0x7FFFFFFF or array.min() < -0x80000000):
+        raise ValueError("a token id does not fit 32 bits")
+    return np.ascontiguousarray(array, dtype=np.int32)
+
+
+cdef dict config_dict(const l2c_config *c):
+    return {
+        "format": c.format.decode(),
+        "dim": c.dim,
+        "hidden_dim": c.hidden_dim,
+        "n_layers": c.n_layers,
+        "n_heads": c.n_heads,
+        "n_kv_heads": c.n_kv_heads,
+        "head_dim": c.head_dim,
+        "vocab_size": c.vocab_size,
+        "context": c.context,
+        "tied": bool(c.tied),
+        "weight_type": "f32" if c.weight_type == L2C_WEIGHT_F32 else "q8",
+        "group_size": c.group_size,
+        "norm_eps": round(c.norm_eps, 9),
+        "rope_theta": c.rope_theta,
+    }
+
+
+cdef int config_of(l2c_config *config, object path) except -1:
+    cdef l2c_error error
+    cdef bytes raw = encoded_path(path)
+    cdef const char *name = raw
+    cdef int status
+    with nogil:
+        status = l2c_config_read(config, name, &error)
+    return check(status, &error, path)
+
+
+def available_isas():
+    """Names of the instruction-set levels that this machine can run, lowest first. All give the same bits."""
+    names = []
+    cdef size_t i = 0
+    while l2c_isa_name(i) != NULL:
+        names.append(l2c_isa_name(i).decode())
+        i += 1
+    return tuple(names)
+
+
+def read_config(path):
+    """The configuration in a model file, read without its weights.
+
+    Raises OSError, FormatError or UnsupportedError, which name the file.
+    """
+    cdef l2c_config config
+    config_of(&config, path)
+    return config_dict(&config)
+
+
+def session_bytes(path, int32_t context):
+    """Bytes of keys and values that a session of `context` positions takes when full, for the model in `path`."""
+    cdef l2c_config config
+    config_of(&config, path)
+    if context < 1:
+        raise ValueError(f"context is {context}, expected at least 1")
+    return l2c_session_bytes(&config, context)
+
+
+def batch_bytes(path, int32_t rows, int threads=1):
+    """Bytes of work space that a step of `rows` rows takes, for the model in `path`."""
+    cdef l2c_config config
+    config_of(&config, path)
+    if rows < 1 or threads < 1:
+        raise ValueError(f"{rows} rows, {threads} threads: expected at least 1")
+    return l2c_batch_bytes(&config, rows, threads)
+
+
+def probe_bandwidth(size_t size, *, int threads=1, int repetitions=5, isa=None):
+    """Read bandwidth of `size` bytes of memory in GB/s (10**9 bytes), the best of the repetitions."""
+    cdef l2c_error error
+    cdef double rate = 0
+    cdef int status
+    cdef bytes level = encoded_isa(isa)
+    cdef const char *name = pointer(level)
+    with nogil:
+        status = l2c_probe_bandwidth(&rate, size, threads, repetitions, name, &error)
+    check(status, &error)
+    return rate
+
+
+def probe_flops(*, int threads=1, int repetitions=5, isa=None):
+    """Peak of f32 multiply-add in TFLOP/s (two operations each), the best of the repetitions."""
+    cdef l2c_error error
+    cdef double rate = 0
+    cdef int status
+    cdef bytes level = encoded_isa(isa)
+    cdef const char *name = pointer(level)
+    with nogil:
+        status = l2c_probe_flops(&rate, threads, repetitions, name, &error)
+    check(status, &error)
+    return rate
+
+
+cdef class Transformer:
+    """Configuration and weights of one model: read-only, shared by any number of sessions and threads.
+
+    Transformer(path, *, isa=None, mmap=True, rope_theta=0.0)
+
+    path: a llama2.c checkpoint of version 0, 1 or 2. The weights are mapped, not copied; mmap=False reads them into
+    memory, for files that may shrink or vanish while in use. isa: one of available_isas(); None takes the environment's
+    LLAMA2C_ISA, else the best. rope_theta: base of the rotary embedding where the format does not store it; 0 means
+    10000. Raises OSError, FormatError, UnsupportedError or ValueError.
+    """
+
+    cdef l2c_transformer *handle
+    cdef readonly object path
+
+    def __cinit__(self, path, *, isa=None, bint mmap=True, double rope_theta=0.0):
+        cdef l2c_error error
+        cdef l2c_open_options options
+        cdef bytes raw = encoded_path(path)
+        cdef bytes level = encoded_isa(isa or os.environ.get("LLAMA2C_ISA") or None)
+        cdef const char *name = raw
+        cdef int status
+        if level is not None and (<bytes>level).decode() not in available_isas():
+            raise ValueError(
+                f"no instruction-set level {level.decode()!r} on this machine: it has {', '.join(available_isas())}"
+            )
+        options.isa = pointer(level)
+        options.no_mmap = not mmap
+        options.rope_theta = rope_theta
+        with nogil:
+            status = l2c_transformer_open(&self.handle, name, &options, &error)
+        check(status, &error, path)
+        self.path = path
+
+    def __dealloc__(self):
+        l2c_transformer_free(&self.handle)
+
+    @property
+    def config(self):
+        """The configuration as a dict: dim, hidden_dim, n_layers, n_heads, n_kv_heads, head_dim, vocab_size, context, ..."""
+        return config_dict(l2c_transformer_config(self.handle))
+
+    @property
+    def isa(self):
+        """Name of the instruction-set level in use."""
+        return l2c_transformer_isa(self.handle).decode()
+
+    @property
+    def weight_bytes(self):
+        """Bytes of all weights."""
+        return l2c_transformer_weight_bytes(self.handle)
+
+    @property
+    def token_bytes(self):
+        """Bytes of weights that one generated token reads."""
+        return l2c_transformer_token_bytes(self.handle)
+
+    @property
+    def token_macs(self):
+        """Multiply-adds with weights for one token."""
+        return l2c_transformer_token_macs(self.handle)
+
+    cdef tuple shape_of(self, bytes name, int32_t layer):
+        cdef l2c_error error
+        cdef int64_t rows = 0, cols = 0
+        check(l2c_transformer_row(self.handle, name, layer, 0, NULL, &rows, &cols, &error), &error)
+        return rows, cols
+
+    def weight_shape(self, str tensor, int32_t layer=0):
+        """(rows, cols) of a tensor, named as in GGUF: "token_embd", "attn_q", "ffn_down", "output", ..."""
+        return self.shape_of(tensor.encode(), layer)
+
+    def weight_row(self, str tensor, int32_t layer=0, int64_t row=0):
+        """Row `row` of a tensor as float32 [cols], dequantised where it is quantised."""
+        cdef l2c_error error
+        cdef int64_t rows = 0, cols = 0
+        cdef bytes name = tensor.encode()
+        out = np.empty(self.shape_of(name, layer)[1], dtype=np.float32)
+        cdef float[::1] view = out
+        check(l2c_transformer_row(self.handle, name, layer, row, &view[0], &rows, &cols, &error), &error)
+        return out
+
+
+cdef class Session:
+    """One timeline of tokens with its keys and values.
+
+    Session(transformer, *, context=0, threads=1, chunk=256)
+
+    context: positions it can hold; 0 means what the model was trained for. threads: for each step. chunk: prompt rows a
+    step; it changes speed and memory, never the result. One thread at a time: a second one gets BusyError.
+    """
+
+    cdef l2c_session *handle
+    cdef l2c_batch *batch
+    cdef int32_t vocab_size
+    cdef readonly Transformer transformer
+
+    def __cinit__(self, Transformer transformer not None, *, int32_t context=0, int threads=1, int32_t chunk=256):
+        cdef l2c_error error
+        cdef const l2c_config *config = l2c_transformer_config(transformer.handle)
+        self.transformer = transformer
+        self.vocab_size = config.vocab_size
+        if context == 0:
+            context = config.context
+        if chunk > context > 0:
+            chunk = context
+        check(l2c_session_create(&self.handle, transformer.handle, context, &error), &error)
+        check(l2c_batch_create(&self.batch, transformer.handle, chunk, threads, &error), &error)
+
+    def __dealloc__(self):
+        l2c_batch_free(&self.batch)
+        l2c_session_free(&self.handle)
+
+    @property
+    def position(self):
+        """Tokens taken so far."""
+        return l2c_session_position(self.handle)
+
+    @property
+    def context(self):
+        """Positions it can hold."""
+        return l2c_session_context(self.handle)
+
+    def rewind(self, int32_t position):
+        """Forget all tokens from `position` on."""
+        cdef l2c_error error
+        check(l2c_session_rewind(self.handle, position, &error), &error)
+
+    def cancel(self):
+        """Make the running step, or else the next one, raise CancelledError within a layer. Any thread may call."""
+        l2c_session_cancel(self.handle)
+
+    cdef object take_prompt(self, object tokens, bint every_row):
+        # One step a chunk; between steps signals are seen. A failure takes the whole prompt back.
+        cdef l2c_error error, ignored
+        cdef object ids = token_array(tokens)
+        cdef const int32_t[::1] view = ids
+        cdef Py_ssize_t total = view.shape[0], done = 0
+        cdef int32_t before = l2c_session_position(self.handle), part = 0, rows = l2c_batch_rows(self.batch)
+        cdef l2c_span span
+        cdef float *logits = NULL
+        cdef int status = L2C_OK
+        if total == 0:
+            raise ValueError("no tokens: expected at least 1")
+        if total > l2c_session_context(self.handle) - before:
+            raise ContextError(
+                f"{total} tokens at position {before} do not fit into a context of "
+                f"{l2c_session_context(self.handle)} positions"
+            )
+        out = np.empty((total if every_row else 1, self.vocab_size), dtype=np.float32)
+        cdef float[:, ::1] result = out
+        try:
+            while done < total:
+                part = <int32_t>min(<Py_ssize_t>rows, total - done)
+                span.session = self.handle
+                span.tokens = &view[done]
+                span.count = part
+                span.role = L2C_ROLE_PROMPT
+                span.want = L2C_WANT_ALL if every_row else L2C_WANT_LAST if done + part == total else L2C_WANT_NONE
+                logits = &result[done if every_row else 0, 0]
+                with nogil:
+                    status = l2c_batch_step(self.batch, &span, 1, logits, &error)
+                check(status, &error)
+                done += part
+                PyErr_CheckSignals()
+        except BusyError:
+            raise  # the session is another thread's: its position is not ours to take back
+        except BaseException:
+            l2c_session_rewind(self.handle, before, &ignored)
+            raise
+        return out
+
+    def prefill(self, tokens):
+        """Append prompt tokens; returns the logits after the last one, float32 [vocab_size].
+
+        Raises ValueError, ContextError, BusyError, CancelledError; the session is then as before.
+        """
+        return self.take_prompt(tokens, False)[0]
+
+    def prefill_all(self, tokens):
+        """Append prompt tokens; returns the logits after each one, float32 [len(tokens), vocab_size]."""
+        return self.take_prompt(tokens, True)
+
+    cdef int take_token(self, int32_t token, float *logits, l2c_error *error) noexcept nogil:
+        cdef l2c_span span
+        span.session = self.handle
+        span.tokens = &token
+        span.count = 1
+        span.role = L2C_ROLE_GENERATED
+        span.want = L2C_WANT_LAST
+        return l2c_batch_step(self.batch, &span, 1, logits, error)
+
+    def step(self, int32_t token):
+        """Append a generated token; returns the logits after it, float32 [vocab_size]."""
+        cdef l2c_error error
+        cdef int status
+        out = np.empty(self.vocab_size, dtype=np.float32)
+        cdef float[::1] view = out
+        with nogil:
+            status = self.take_token(token, &view[0], &error)
+        check(status, &error)
+        return out
+
+    def step_sample(self, int32_t token, Sampler sampler not None):
+        """Append a generated token and sample the one after it; returns its id. The inner step of generation."""
+        cdef l2c_error error
+        cdef int status
+        cdef int32_t next_token = 0
+        if sampler.vocab_size != self.vocab_size:
+            raise ValueError(f"a sampler of {sampler.vocab_size} tokens for a model of {self.vocab_size}")
+        if not l2c_sampler_enter(sampler.handle):
+            raise BusyError("the sampler is in use by another thread")
+        with nogil:
+            status = self.take_token(token, l2c_sampler_logits(sampler.handle), &error)
+            if status == L2C_OK:
+                next_token = l2c_sampler_sample(sampler.handle)
+            l2c_sampler_leave(sampler.handle)
+        check(status, &error)
+        return next_token
+
+
+cdef class Batch:
+    """Work space for steps over several sessions at once.
+
+    Batch(transformer, *, rows, threads=1)
+
+    rows: most rows of a step. A row's logits are the same bits whatever its companions.
+    """
+
+    cdef l2c_batch *handle
+    cdef int32_t vocab_size
+    cdef readonly Transformer transformer
+
+    def __cinit__(self, Transformer transformer not None, *, int32_t rows, int threads=1):
+        cdef l2c_error error
+        self.transformer = transformer
+        self.vocab_size = l2c_transformer_config(transformer.handle).vocab_size
+        check(l2c_batch_create(&self.handle, transformer.handle, rows, threads, &error), &error)
+
+    def __dealloc__(self):
+        l2c_batch_free(&self.handle)
+
+    @property
+    def rows(self):
+        """Most rows of a step."""
+        return l2c_batch_rows(self.handle)
+
+    def step(self, spans):
+        """One forward over `spans`: (session, token ids, role, every_row) each.
+
+        role: ROLE_PROMPT or ROLE_GENERATED; prompt spans come first. every_row: logits of all rows of the span, else of
+        its last. Returns float32 [wanted rows, vocab_size] in the order of the spans. On an error no session has moved.
+        """
+        cdef l2c_error error
+        cdef list items = list(spans)
+        cdef list arrays = [token_array(item[1]) for item in items]
+        cdef size_t n = len(items), i
+        cdef Py_ssize_t wanted = 0
+        cdef l2c_span *c_spans = NULL
+        cdef Session session
+        cdef const int32_t[::1] view
+        cdef int status
+        for item, array in zip(items, arrays, strict=True):
+            if not isinstance(item[0], Session):
+                raise TypeError(f"a span begins with a {type(item[0]).__name__}, expected a Session")
+            if item[2] not in (L2C_ROLE_PROMPT, L2C_ROLE_GENERATED):
+                raise ValueError(f"role {item[2]!r}, expected ROLE_PROMPT or ROLE_GENERATED")
+            if array.size == 0:
+                raise ValueError("a span without tokens: expected at least 1")
+            if array.size > l2c_batch_rows(self.handle):
+                raise ValueError(f"a span of {array.size} rows in a batch of {l2c_batch_rows(self.handle)}")
+            wanted += array.size if item[3] else 1
+        out = np.empty((wanted, self.vocab_size), dtype=np.float32)
+        cdef float[:, ::1] result = out
+        c_spans = <l2c_span *>malloc((n + 1) * sizeof(l2c_span))
+        if c_spans == NULL:
+            raise MemoryError(f"no memory for {n} spans")
+        try:
+            for i in range(n):
+                session = items[i][0]
+                view = arrays[i]
+                c_spans[i].session = session.handle
+                c_spans[i].tokens = &view[0]
+                c_spans[i].count = <int32_t>view.shape[0]
+                c_spans[i].role = items[i][2]
+                c_spans[i].want = L2C_WANT_ALL if items[i][3] else L2C_WANT_LAST
+            with nogil:
+                status = l2c_batch_step(self.handle, c_spans, n, &result[0, 0] if n else NULL, &error)
+            check(status, &error)
+        finally:
+            free(c_spans)
+        return out
+
+
+cdef class Sampler:
+    """Chooses the next token: temperature, nucleus (top-p, Holtzman et al., 2019), xorshift64* random numbers.
+
+    Sampler(vocab_size, *, temperature=1.0, top_p=0.9, seed=0, isa=None)
+
+    temperature 0 takes the most probable token. top_p outside (0, 1) means the whole distribution. The same seed gives the
+    same choices as in llama2.c; seed 0 stands for 1, because xorshift never leaves 0.
+    """
+
+    cdef l2c_sampler *handle
+    cdef readonly int32_t vocab_size
+
+    def __cinit__(
+        self, int32_t vocab_size, *, float temperature=1.0, float top_p=0.9, uint64_t seed=0, isa=None
+    ):
+        cdef l2c_error error
+        cdef bytes level = encoded_isa(isa)
+        check(
+            l2c_sampler_create(&self.handle, vocab_size, temperature, top_p, seed or 1, pointer(level), &error), &error
+        )
+        self.vocab_size = vocab_size
+
+    def __dealloc__(self):
+        l2c_sampler_free(&self.handle)
+
+    cdef int enter(self) except -1:
+        if not l2c_sampler_enter(self.handle):
+            raise BusyError("the sampler is in use by another thread")
+        return 0
+
+    @property
+    def state(self):
+        """State of the random numbers; assign it to continue from there."""
+        return l2c_sampler_state(self.handle)
+
+    @state.setter
+    def state(self, uint64_t state):
+        if state == 0:
+            raise ValueError("a state of 0, from which xorshift64* never leaves")
+        self.enter()
+        l2c_sampler_set_state(self.handle, state)
+        l2c_sampler_leave(self.handle)
+
+    def sample(self, logits):
+        """The next token's id from logits, float32 [vocab_size], which are left as they are."""
+        cdef const float[::1] view = np.ascontiguousarray(logits, dtype=np.float32)
+        cdef int32_t token
+        if view.shape[0] != self.vocab_size:
+            raise ValueError(f"{view.shape[0]} logits, expected {self.vocab_size}")
+        self.enter()
+        with nogil:
+            memcpy(l2c_sampler_logits(self.handle), &view[0], <size_t>self.vocab_size * sizeof(float))
+            token = l2c_sampler_sample(self.handle)
+            l2c_sampler_leave(self.handle)
+        return token
+
+    def skip(self, int64_t count):
+        """Draw and drop `count` random numbers (none at temperature 0)."""
+        self.enter()
+        l2c_sampler_skip(self.handle, count)
+        l2c_sampler_leave(self.handle)
+
+
+cdef class Tokenizer:
+    """A SentencePiece-style BPE vocabulary: text to token ids and back, byte fallback both ways.
+
+    Made by Tokenizer.from_bin (llama2.c's tokenizer.bin) or Tokenizer.from_table; llama2c.load_tokenizer opens files.
+    """
+
+    cdef l2c_tokenizer *handle
+
+    def __init__(self):
+        raise TypeError("use Tokenizer.from_bin, Tokenizer.from_table or llama2c.load_tokenizer")
+
+    def __dealloc__(self):
+        l2c_tokenizer_free(&self.handle)
+
+    @staticmethod
+    def from_bin(const uint8_t[::1] data not None):
+        """From the bytes of a llama2.c tokenizer.bin. Raises FormatError, or UnsupportedError for its older layouts."""
+        cdef l2c_error error
+        cdef Tokenizer self = Tokenizer.__new__(Tokenizer)
+        cdef size_t size = data.shape[0]
+        cdef const uint8_t *bytes_at = &data[0] if size else <const uint8_t *>b""
+        check(l2c_tokenizer_read_bin(&self.handle, bytes_at, size, &error), &error)
+        return self
+
+    @staticmethod
+    def from_table(pieces, scores, types, *, int32_t unk, int32_t bos, int32_t eos, bint add_space_prefix=True):
+        """From the vocabulary itself: pieces (bytes, spaces as spaces), scores and SentencePiece types, one a token."""
+        cdef l2c_error error
+        cdef l2c_token_table table
+        cdef Tokenizer self = Tokenizer.__new__(Tokenizer)
+        cdef list kept = list(pieces)
+        cdef Py_ssize_t n = len(kept), i
+        cdef const float[::1] score_view = np.ascontiguousarray(scores, dtype=np.float32)
+        cdef const uint8_t[::1] type_view = np.ascontiguousarray(types, dtype=np.uint8)
+        cdef const int32_t[::1] length_view
+        cdef const char **pointers = NULL
+        if n == 0 or score_view.shape[0] != n or type_view.shape[0] != n or n > 0x7FFFFFFF:
+            raise ValueError(
+                f"{n} pieces, {score_view.shape[0]} scores, {type_view.shape[0]} types: expected the same number, not 0"
+            )
+        for piece in kept:
+            if not isinstance(piece, bytes):
+                raise TypeError(f"a piece is {type(piece).__name__}, expected bytes")
+        length_view = np.array([len(piece) for piece in kept], dtype=np.int32)
+        pointers = <const char **>malloc(n * sizeof(char *))
+        if pointers == NULL:
+            raise MemoryError(f"no memory for {n} pieces")
+        try:
+            for i in range(n):
+                pointers[i] = <const char *><bytes>kept[i]
+            table.count = <int32_t>n
+            table.pieces = pointers
+            table.lengths = &length_view[0]
+            table.scores = &score_view[0]
+            table.types = &type_view[0]
+            table.unk = unk
+            table.bos = bos
+            table.eos = eos
+            table.add_space_prefix = add_space_prefix
+            check(l2c_tokenizer_create(&self.handle, &table, &error), &error)
+        finally:
+            free(pointers)
+        return self
+
+    def __len__(self):
+        return l2c_tokenizer_count(self.handle)
+
+    @property
+    def unk(self):
+        """Id of the unknown token, -1 if there is none."""
+        return l2c_tokenizer_unk(self.handle)
+
+    @property
+    def bos(self):
+        """Id that begins a text, -1 if there is none."""
+        return l2c_tokenizer_bos(self.handle)
+
+    @property
+    def eos(self):
+        """Id that ends a text, -1 if there is none."""
+        return l2c_tokenizer_eos(self.handle)
+
+    def encode(self, text, *, bint bos=True, bint eos=False):
+        """Ids of a text (str, or bytes of UTF-8), with BOS before and EOS after it as asked."""
+        cdef l2c_error error
+        cdef bytes raw
+        cdef int32_t *ids = NULL
+        cdef size_t count = 0, size, i
+        cdef const char *data
+        cdef int status
+        if isinstance(text, str):
+            # a lone surrogate has no UTF-8; it goes through as the bytes it would have
+            raw = (<str>text).encode("utf-8", "surrogatepass")
+        elif isinstance(text, bytes):
+            raw = text
+        else:
+            raise TypeError(f"text is {type(text).__name__}, expected str or bytes")
+        data = raw
+        size = len(raw)
+        with nogil:
+            status = l2c_tokenizer_encode(self.handle, &ids, &count, data, size, &error)
+        check(status, &error)
+        try:
+            out = [ids[i] for i in range(count)]
+        finally:
+            l2c_ids_free(&ids)
+        if bos and self.bos >= 0:
+            out.insert(0, self.bos)
+        if eos and self.eos >= 0:
+            out.append(self.eos)
+        return out
+
+    def decode(self, tokens):
+        """The text of ids: control tokens give nothing, the space put before a text is taken off, bytes that are no
+        UTF-8 become U+FFFD."""
+        raw = b"".join([self.token_bytes(token) for token in tokens])
+        return raw.decode("utf-8", "replace").removeprefix(" ")
+
+    def token_bytes(self, int32_t token):
+        """The bytes that a token stands for; none for a control token or an id out of range."""
+        cdef size_t size = 0
+        cdef const char *data = l2c_tokenizer_bytes(self.handle, token, &size)
+        return data[:size] if size else b""
+
+    def piece(self, int32_t token):
+        """(piece, score, type) of a token as the vocabulary has it. Raises IndexError."""
+        cdef size_t size = 0
+        cdef float score = 0
+        cdef l2c_token_type kind = L2C_TOKEN_NORMAL
+        cdef const char *data = l2c_tokenizer_piece(self.handle, token, &size, &score, &kind)
+        if data == NULL:
+            raise IndexError(f"token {token}, expected 0 to {len(self) - 1}")
+        return data[:size], score, <int>kind
+
+    def find(self, bytes piece not None):
+        """Id of a piece exactly as spelt, of any type; -1 if there is none."""
+        return l2c_tokenizer_find(self.handle, piece, len(piece))

@@ -1,0 +1,249 @@
+/* checkkernels.c: every kernel at every instruction-set level against the scalar one: same bits for awkward sizes,
+ * unaligned rows and guarded ends; with "time", how long each takes. One table drives both.
+ *
+ *   checkkernels [SEED]         exit 0 if all agree; the seed is printed
+ *   checkkernels time [SEED]    nanoseconds by kernel and level */
+#include "error.h"
+#include "kernels.h"
+#include "llama2c.h"
+#include "platform.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MAX_M = 13, MAX_N = 70, MAX_K = 700, GUARD = 16, ATT_LENGTH = 600, ATT_HEADS = 9, ATT_DIM = 72 };
+enum { BIG = 1 << 17 };
+
+static const float CANARY = 12345.5f;
+
+static uint64_t seed;
+
+static float uniform(void) {
+    seed ^= seed >> 12;
+    seed ^= seed << 25;
+    seed ^= seed >> 27;
+    return (float)((seed * UINT64_C(0x2545F4914F6CDD1D)) >> 40) / 8388608.0f - 1.0f;
+}
+
+/* One case of one kernel: sizes in, floats out. */
+typedef struct size_case {
+    size_t m, n, k, group, offset;
+    bool add;
+} size_case;
+
+static float in_x[BIG], in_w[BIG], in_pages[BIG * 2], panel[L2C_PANEL_FLOATS + 16];
+static float scratch[ATT_HEADS * (L2C_KV_CHUNK + 2 * 80 + 4) + 16];
+static int8_t in_q[BIG], q_values[MAX_M * 768];
+static int32_t q_bias[MAX_M * 192];
+static float q_scales[MAX_M * 256];
+
+static float *aligned(float *p) {
+    return (float *)(((uintptr_t)p + 63) / 64 * 64);
+}
+
+static void run_dot_f32(const l2c_kernels *k, float *y, const size_case *c) {
+    k->dot_f32(y, c->n, in_x + c->offset, c->k + 3, in_w + c->offset, c->m, c->n, c->k, c->add);
+}
+
+static void run_gemm_f32(const l2c_kernels *k, float *y, const size_case *c) {
+    k->gemm_f32(y, c->n, in_x + c->offset, c->k + 3, in_w + c->offset, c->m, c->n, c->k, c->add, aligned(panel));
+}
+
+static l2c_q8_rows q8_rows(const size_case *c) {
+    const size_t stride = (c->k + 63) / 64 * 64;
+    return (l2c_q8_rows){q_values, q_bias, q_scales, stride, stride / c->group + 2};
+}
+
+static void run_quantize_q8(const l2c_kernels *k, float *y, const size_case *c) {
+    const l2c_q8_rows q = q8_rows(c);
+    for (size_t i = 0; i < c->m; i++) {
+        k->quantize_q8(&q, i, in_x + c->offset + i * c->k, c->k, c->group);
+    }
+    for (size_t i = 0; i < c->m; i++) {
+        for (size_t j = 0; j < c->n && j < c->k; j++) {
+            y[i * c->n + j] = (float)q_values[i * q.stride + j] + (float)q_bias[(i * q.stride + j) / 4] +
+                              q_scales[i * q.scale_stride + j / c->group];
+        }
+    }
+}
+
+static void run_dot_q8(const l2c_kernels *k, float *y, const size_case *c) {
+    const l2c_q8_rows q = q8_rows(c);
+    const l2c_q8_matrix w = {in_q, in_w, c->k, c->group};
+    for (size_t i = 0; i < c->m; i++) {
+        l2c_kernels_scalar.quantize_q8(&q, i, in_x + c->offset + i * c->k, c->k, c->group);
+    }
+    const size_t from = c->n > 5 ? 3 : 0;
+    k->dot_q8(y, c->n, &q, &w, from, c->m, c->n - from, c->add);
+}
+
+static void run_rmsnorm(const l2c_kernels *k, float *y, const size_case *c) {
+    k->rmsnorm(y, in_x + c->offset, in_w + c->offset, c->n, 1e-5f);
+}
+
+static void run_rope(const l2c_kernels *k, float *y, const size_case *c) {
+    const size_t head_dim = c->n / 2 * 2;
+    memcpy(y, in_x + c->offset, c->m * head_dim * sizeof *y);
+    k->rope(y, in_w + c->offset, c->m, head_dim); /* any factors will do */
+}
+
+static void run_swiglu(const l2c_kernels *k, float *y, const size_case *c) {
+    for (size_t i = 0; i < c->n; i++) {
+        y[i] = 30 * in_x[i + c->offset] * in_x[i + c->offset] * in_x[i];
+    }
+    k->swiglu(y, in_w + c->offset, c->n);
+}
+
+static void run_softmax(const l2c_kernels *k, float *y, const size_case *c) {
+    for (size_t i = 0; i < c->n; i++) {
+        y[i] = 40 * in_x[i + c->offset];
+    }
+    k->softmax(y, c->n, c->add ? 1.25f : 1.0f);
+}
+
+static void run_argmax(const l2c_kernels *k, float *y, const size_case *c) {
+    y[0] = c->n ? (float)k->argmax(in_x + c->offset, c->n) : 0;
+}
+
+static void run_attend(const l2c_kernels *k, float *y, const size_case *c) {
+    const size_t head_dim = c->k < ATT_DIM ? c->k / 2 * 2 + 2 : ATT_DIM, stride = (head_dim + 15) / 16 * 16;
+    const size_t page = L2C_KV_PAGE * (head_dim + stride), heads = c->m < ATT_HEADS ? c->m : ATT_HEADS;
+    float *pages[ATT_LENGTH / L2C_KV_PAGE + 1];
+    for (size_t i = 0; i < sizeof pages / sizeof *pages; i++) {
+        pages[i] = in_pages + i * page;
+    }
+    const l2c_attention a = {
+        .out = y,
+        .q = in_x + c->offset,
+        .pages = pages,
+        .offset = c->offset,
+        .heads = heads,
+        .head_dim = head_dim,
+        .value_stride = stride,
+        .length = c->n * 9 % ATT_LENGTH + 1,
+        .scale = 0.3f,
+        .scratch = aligned(scratch),
+    };
+    k->attend(&a);
+}
+
+typedef void run_kernel(const l2c_kernels *kernels, float *y, const size_case *size);
+
+static const struct {
+    const char *name;
+    run_kernel *run;
+} checks[] = {
+    {"dot_f32", run_dot_f32}, {"gemm_f32", run_gemm_f32}, {"quantize_q8", run_quantize_q8},
+    {"dot_q8", run_dot_q8},   {"rmsnorm", run_rmsnorm},   {"rope", run_rope},
+    {"swiglu", run_swiglu},   {"softmax", run_softmax},   {"argmax", run_argmax},
+    {"attend", run_attend},
+};
+
+enum { CHECKS = sizeof checks / sizeof *checks };
+
+static void fill(void) {
+    for (size_t i = 0; i < BIG; i++) {
+        in_x[i] = uniform();
+        in_w[i] = uniform();
+        in_q[i] = (int8_t)(uniform() * 128.0f);
+    }
+    for (size_t i = 0; i < 2 * BIG; i++) {
+        in_pages[i] = uniform();
+    }
+    in_q[1] = -128;
+}
+
+static void run_guarded(run_kernel *run, const l2c_kernels *kernels, float *out, size_t size, const size_case *c) {
+    for (size_t i = 0; i < size; i++) {
+        out[i] = i < size - GUARD ? 0.5f : CANARY;
+    }
+    run(kernels, out, c);
+}
+
+static bool same_bits(const float *a, const float *b, size_t n, size_t *at) {
+    for (*at = 0; *at < n; ++*at) {
+        if (memcmp(&a[*at], &b[*at], sizeof *a) != 0) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static size_t check(const l2c_kernels *kernels, uint64_t start) {
+    static const size_t ms[] = {1, 2, 3, 4, 5, 6, 8, 12, MAX_M}, ns[] = {0, 1, 2, 3, 4, 5, 15, 16, 17, 31, 33, 48, MAX_N};
+    static const size_t ks[] = {4, 8, 12, 16, 20, 32, 48, 60, 64, 96, 128, 160, 172, 256, 260, 512, MAX_K};
+    static const size_t groups[] = {64, 32, 128, 4, 16, 20};
+    static float expected[MAX_M * MAX_K + GUARD], got[MAX_M * MAX_K + GUARD];
+    const size_t size = MAX_M * MAX_K + GUARD;
+    size_t failures = 0, number = 0;
+    for (size_t i = 0; i < CHECKS; i++) {
+        for (size_t m = 0; m < sizeof ms / sizeof *ms; m++) {
+            for (size_t n = 0; n < sizeof ns / sizeof *ns; n++) {
+                for (size_t k = 0; k < sizeof ks / sizeof *ks; k++, number++) {
+                    const size_case c = {ms[m], ns[n], ks[k], groups[number % 6], number % 3, number % 2};
+                    size_t at;
+                    run_guarded(checks[i].run, &l2c_kernels_scalar, expected, size, &c);
+                    run_guarded(checks[i].run, kernels, got, size, &c);
+                    if (!same_bits(expected, got, size, &at)) {
+                        printf("%s at %s: m %zu n %zu k %zu group %zu offset %zu add %d seed %llu: [%zu] is %.9g, scalar %.9g\n",
+                               checks[i].name, kernels->name, c.m, c.n, c.k, c.group, c.offset, c.add,
+                               (unsigned long long)start, at, (double)got[at], (double)expected[at]);
+                        failures++;
+                        k = sizeof ks / sizeof *ks; /* one line for these m and n is enough */
+                    }
+                }
+            }
+        }
+    }
+    return failures;
+}
+
+static void time_all(void) {
+    static float out[MAX_M * MAX_K + GUARD];
+    const size_case sizes[] = {{1, 64, 512, 64, 0, false}, {8, 64, 512, 64, 0, false}, {12, 64, 512, 32, 0, false}};
+    printf("%-12s %-22s", "ns", "m n k group");
+    for (size_t level = 0; l2c_isa_name(level); level++) {
+        printf(" %12s", l2c_isa_name(level));
+    }
+    printf("\n");
+    for (size_t i = 0; i < CHECKS; i++) {
+        for (size_t s = 0; s < 3; s++) {
+            const size_case *c = &sizes[s];
+            printf("%-12s %3zu %4zu %5zu %4zu   ", checks[i].name, c->m, c->n, c->k, c->group);
+            for (size_t level = 0; l2c_isa_name(level); level++) {
+                const l2c_kernels *kernels = l2c_kernels_get(l2c_isa_name(level));
+                double best = 1e9;
+                for (int round = 0; round < 5; round++) {
+                    const double start = l2c_seconds();
+                    for (int n = 0; n < 50; n++) {
+                        checks[i].run(kernels, out, c);
+                    }
+                    const double each = (l2c_seconds() - start) / 50;
+                    best = each < best ? each : best;
+                }
+                printf(" %12.0f", best * 1e9);
+            }
+            printf("\n");
+        }
+    }
+}
+
+int main(int argc, char **argv) {
+    const bool timing = argc > 1 && strcmp(argv[1], "time") == 0;
+    const char *given = argc > 1 + timing ? argv[1 + timing] : NULL;
+    const uint64_t start = given ? strtoull(given, NULL, 10) : (uint64_t)(l2c_seconds() * 1e9) | 1;
+    size_t failures = 0;
+    seed = start ? start : 1;
+    fill();
+    if (timing) {
+        time_all();
+        return 0;
+    }
+    for (size_t level = 0; l2c_isa_name(level); level++) {
+        const size_t wrong = check(l2c_kernels_get(l2c_isa_name(level)), start);
+        printf("%s: %s (seed %llu)\n", l2c_isa_name(level), wrong ? "DIFFERS" : "same bits", (unsigned long long)start);
+        failures += wrong;
+    }
+    return failures ? 1 : 0;
+}
