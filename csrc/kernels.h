@@ -58,7 +58,7 @@ static inline size_t l2c_attention_scratch(size_t heads, size_t value_stride) {
 typedef struct l2c_kernels {
     const char *name;
 
-    /* y[m][n] = (add ? y[m][n] : 0) + sum_k x[m][k] w[n][k]. Generated rows: sixteen partial sums, k = lane mod 16. */
+    /* y[m][n] = (add ? y[m][n] : 0) + sum_k x[m][k] w[n][k]. Generated rows: 64 partial sums, by k mod 64. */
     void (*dot_f32)(float *y, size_t ldy, const float *x, size_t ldx, const float *w, size_t m, size_t n, size_t k,
                     bool add);
     /* The same product for prompt rows: one chain of multiply-adds for each L2C_PANEL_K, the chains added in order.
@@ -66,7 +66,7 @@ typedef struct l2c_kernels {
     void (*gemm_f32)(float *y, size_t ldy, const float *x, size_t ldx, const float *w, size_t m, size_t n, size_t k,
                      bool add, float *panel);
     /* The same product over int8, rows of any role: columns [from, from + n) of w into y[m][0 .. n). Sums of four
-     * products are exact integers; each is scaled and added to lane (k / 4) mod 16. */
+     * products are exact integers; each is scaled and added to one of 32 partial sums, by k / 4 mod 32. */
     void (*dot_q8)(float *y, size_t ldy, const l2c_q8_rows *x, const l2c_q8_matrix *w, size_t from, size_t m, size_t n,
                    bool add);
     /* Row `row` of q = round(x / scale), scale = max|x| / 127 in each group. */

@@ -4,7 +4,7 @@
 #include <stdint.h>
 #include <string.h>
 
-enum { DOT_M = 2, DOT_N = 2, GEMM_M = 6, GEMM_V = 1, Q8_M = 1, Q8_N = 2, ATT_H = 2, ATT_V = 2 };
+enum { DOT_M = 1, GEMM_M = 6, GEMM_V = 1, Q8_M = 2, ATT_H = 2, ATT_V = 2 };
 #define LEVEL avx2
 
 typedef struct vec {
@@ -86,10 +86,16 @@ static inline vec vec_halves(float a, float b) {
 static inline vec vec_swap_pairs(vec a) {
     return VEC(_mm256_permute_ps(a.low, 0xb1), _mm256_permute_ps(a.high, 0xb1));
 }
+/* The largest f32 below a half: adding it and cutting off rounds ties away from zero, and nothing else up. */
+#define BELOW_HALF 0x1.fffffep-2f
+
 static inline void vec_store_s8(int8_t *p, vec a) {
+    const __m256 sign = _mm256_set1_ps(-0.0f), half = _mm256_set1_ps(BELOW_HALF);
+    const __m256 low = _mm256_add_ps(a.low, _mm256_or_ps(_mm256_and_ps(a.low, sign), half));
+    const __m256 high = _mm256_add_ps(a.high, _mm256_or_ps(_mm256_and_ps(a.high, sign), half));
     /* the two 128-bit halves of packs_epi32 come out crosswise; the permutation puts the quarters in order */
     const __m256i words = _mm256_permute4x64_epi64(
-        _mm256_packs_epi32(_mm256_cvtps_epi32(a.low), _mm256_cvtps_epi32(a.high)), 0xd8);
+        _mm256_packs_epi32(_mm256_cvttps_epi32(low), _mm256_cvttps_epi32(high)), 0xd8);
     const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
     _mm_storeu_si128((__m128i *)p, bytes);
 }

@@ -4,7 +4,7 @@
 #include <stdint.h>
 #include <string.h>
 
-enum { DOT_M = 1, DOT_N = 1, GEMM_M = 1, GEMM_V = 1, Q8_M = 1, Q8_N = 1, ATT_H = 1, ATT_V = 1 };
+enum { DOT_M = 1, GEMM_M = 1, GEMM_V = 1, Q8_M = 1, ATT_H = 1, ATT_V = 1 };
 #define LEVEL scalar
 
 typedef struct vec {
@@ -130,9 +130,14 @@ static inline vec vec_swap_pairs(vec a) {
     EACH_LANE r.lane[i] = a.lane[i ^ 1];
     return r;
 }
+/* The largest f32 below a half: adding it and cutting off rounds ties away from zero, and nothing else up. */
+#define BELOW_HALF 0x1.fffffep-2f
+
 static inline void vec_store_s8(int8_t *p, vec a) {
-    a = vec_round(a);
-    EACH_LANE p[i] = (int8_t)(a.lane[i] > -128.0f ? a.lane[i] < 127.0f ? a.lane[i] : 127.0f : -128.0f);
+    EACH_LANE {
+        const float away = a.lane[i] + copysignf(BELOW_HALF, a.lane[i]);
+        p[i] = (int8_t)(away > -128.0f ? away < 127.0f ? away : 127.0f : -128.0f);
+    }
 }
 static inline bvec bvec_load(const int8_t *p) {
     bvec r;

@@ -187,6 +187,7 @@ static int load(l2c_file *out, int descriptor, bool mapped, size_t limit, l2c_er
         if (!bytes) {
             return l2c_fail(error, L2C_ERROR_MEMORY, "no memory for %zu bytes of the file", part);
         }
+        l2c_pages_huge(bytes, part);
         const int status = read_all(bytes, descriptor, part, error);
         if (status != L2C_OK) {
             l2c_pages_free(bytes, part);

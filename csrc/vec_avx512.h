@@ -4,7 +4,7 @@
 #include <stdint.h>
 #include <string.h>
 
-enum { DOT_M = 4, DOT_N = 4, GEMM_M = 12, GEMM_V = 2, Q8_M = 2, Q8_N = 4, ATT_H = 4, ATT_V = 4 };
+enum { DOT_M = 4, GEMM_M = 12, GEMM_V = 2, Q8_M = 4, ATT_H = 4, ATT_V = 4 };
 
 typedef __m512 vec;
 typedef __m512i bvec;
@@ -70,8 +70,12 @@ static inline vec vec_halves(float a, float b) {
 static inline vec vec_swap_pairs(vec a) {
     return _mm512_permute_ps(a, 0xb1);
 }
+/* The largest f32 below a half: adding it and cutting off rounds ties away from zero, and nothing else up. */
+#define BELOW_HALF 0x1.fffffep-2f
+
 static inline void vec_store_s8(int8_t *p, vec a) {
-    _mm_storeu_si128((__m128i *)p, _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(a)));
+    const __m512 half = _mm512_or_ps(_mm512_and_ps(a, _mm512_set1_ps(-0.0f)), _mm512_set1_ps(BELOW_HALF));
+    _mm_storeu_si128((__m128i *)p, _mm512_cvtsepi32_epi8(_mm512_cvttps_epi32(_mm512_add_ps(a, half))));
 }
 static inline bvec bvec_load(const int8_t *p) {
     return _mm512_loadu_si512(p);

@@ -4,7 +4,7 @@
 #include <stdint.h>
 #include <string.h>
 
-enum { DOT_M = 1, DOT_N = 4, GEMM_M = 6, GEMM_V = 1, Q8_M = 1, Q8_N = 2, ATT_H = 2, ATT_V = 2 };
+enum { DOT_M = 1, GEMM_M = 6, GEMM_V = 1, Q8_M = 1, ATT_H = 2, ATT_V = 2 };
 
 typedef struct vec {
     float32x4_t quarter[4];
@@ -95,7 +95,7 @@ static inline vec vec_swap_pairs(vec a) {
 }
 static inline void vec_store_s8(int8_t *p, vec a) {
     int16x4_t words[4];
-    EACH_QUARTER words[i] = vqmovn_s32(vcvtnq_s32_f32(a.quarter[i]));
+    EACH_QUARTER words[i] = vqmovn_s32(vcvtaq_s32_f32(a.quarter[i]));
     const int8x8_t low = vqmovn_s16(vcombine_s16(words[0], words[1]));
     vst1q_s8(p, vcombine_s8(low, vqmovn_s16(vcombine_s16(words[2], words[3]))));
 }
