@@ -4,7 +4,7 @@
 #include <stdint.h>
 #include <string.h>
 
-enum { DOT_M = 1, GEMM_M = 6, GEMM_V = 1, Q8_M = 2, ATT_H = 2, ATT_V = 2 };
+enum { DOT_M = 1, GEMM_M = 6, GEMM_V = 1, Q8_M = 2, Q8_N = 1, ATT_H = 2, ATT_V = 2 };
 #define LEVEL avx2
 
 typedef struct vec {

@@ -4,7 +4,7 @@
 #include <stdint.h>
 #include <string.h>
 
-enum { DOT_M = 1, GEMM_M = 1, GEMM_V = 1, Q8_M = 1, ATT_H = 1, ATT_V = 1 };
+enum { DOT_M = 1, GEMM_M = 1, GEMM_V = 1, Q8_M = 1, Q8_N = 1, ATT_H = 1, ATT_V = 1 };
 #define LEVEL scalar
 
 typedef struct vec {

@@ -8,7 +8,7 @@
  *   vec_dot4(w, x, bias): lane i = sum of w[4i+j] x[4i+j], j < 4, exact
  *   vec_halves(a, b): lanes 0-7 = a, 8-15 = b; vec_swap_pairs(x): lanes 2i and 2i + 1 exchanged
  *   pack_block(panel, stride, w, k): the transpose of 16 rows by 16 columns
- * and LEVEL (the name), DOT_M, GEMM_M, GEMM_V, Q8_M, ATT_H, ATT_V: how many accumulators its registers hold.
+ * and LEVEL (the name), DOT_M, GEMM_M, GEMM_V, Q8_M, Q8_N, ATT_H, ATT_V: how many accumulators its registers hold.
  * Tiles are inlined with constant sizes, so that their accumulators live in registers. */
 #include "kernels.h"
 
@@ -29,7 +29,7 @@
 #endif
 #endif
 
-enum { PREFETCH_BYTES = 6144, GEMM_GROUP = 128 };
+enum { PREFETCH_BYTES = 6144, GEMM_GROUP = 128, Q8_ROWS = 128 };
 
 static size_t smaller(size_t a, size_t b) {
     return a < b ? a : b;
@@ -182,50 +182,72 @@ TILE size_t q8_scale_at(const enum q8_groups groups, size_t p, size_t shift) {
     return groups == Q8_WIDE ? p >> shift : groups == Q8_HALF ? p / 32 : 0;
 }
 
-TILE void q8_tile(const enum q8_groups groups, const size_t shift, const size_t M, float *y, size_t ldy,
+TILE void q8_tile(const enum q8_groups groups, const size_t shift, const size_t M, const size_t N, float *y, size_t ldy,
                   const l2c_q8_rows *x, size_t row, const l2c_q8_matrix *w, size_t column, bool add) {
     const size_t k = w->k, group = w->group, start = column * k;
     const int8_t *values = w->values + start;
     const float *w_scales = groups == Q8_ANY ? w->scales : w->scales + start / group;
+    const size_t w_scale_stride = groups == Q8_ANY ? 0 : groups == Q8_HALF ? k / 32 : k >> shift;
     const int8_t *x_values = x->values + row * x->stride;
     const float *x_scales = x->scales + row * x->scale_stride;
-    const int32_t *bias = x->bias + row * x->stride / 4;
-    vec sum[Q8_M][DOT_CHAINS];
-    UNROLL for (size_t i = 0; i < M; i++) UNROLL for (size_t c = 0; c < DOT_CHAINS; c++) sum[i][c] = vec_zero();
+    const int32_t *x_bias = x->bias + row * x->stride / 4;
+    vec sum[Q8_M][Q8_N][DOT_CHAINS];
+    UNROLL for (size_t i = 0; i < M; i++) UNROLL for (size_t j = 0; j < N; j++) {
+        UNROLL for (size_t c = 0; c < DOT_CHAINS; c++) sum[i][j][c] = vec_zero();
+    }
     for (size_t from = 0; from < k; from += DOT_CHAINS * L2C_Q8_CHUNK) {
         UNROLL for (size_t c = 0; c < DOT_CHAINS; c++) {
             const size_t p = from + c * L2C_Q8_CHUNK;
             if (p >= k) {
                 break;
             }
-            PREFETCH(values + p + PREFETCH_BYTES);
-            const bvec wp = k - p >= L2C_Q8_CHUNK ? bvec_load(values + p) : bvec_load_n(values + p, k - p);
             const size_t scale = q8_scale_at(groups, p, shift);
-            const vec ws = groups == Q8_ANY ? q8_scales(Q8_ANY, w_scales, start + p, start + k, group)
-                                            : q8_scales(groups, w_scales + scale, p, k, group);
+            bvec wp[Q8_N];
+            vec ws[Q8_N];
+            UNROLL for (size_t j = 0; j < N; j++) {
+                const int8_t *at = values + j * k + p;
+                PREFETCH(at + PREFETCH_BYTES);
+                wp[j] = k - p >= L2C_Q8_CHUNK ? bvec_load(at) : bvec_load_n(at, k - p);
+                ws[j] = groups == Q8_ANY
+                            ? q8_scales(Q8_ANY, w_scales, start + j * k + p, start + (j + 1) * k, group)
+                            : q8_scales(groups, w_scales + j * w_scale_stride + scale, p, k, group);
+            }
             UNROLL for (size_t i = 0; i < M; i++) {
                 const vec xs = q8_scales(groups, x_scales + i * x->scale_stride + scale, p, k, group);
                 const bvec xp = bvec_load(x_values + i * x->stride + p);
-                const vec products = vec_dot4(wp, xp, bias + (i * x->stride + p) / 4);
-                sum[i][c] = vec_fma(products, vec_mul(ws, xs), sum[i][c]);
+                const int32_t *bias = x_bias + (i * x->stride + p) / 4;
+                UNROLL for (size_t j = 0; j < N; j++) {
+                    sum[i][j][c] = vec_fma(vec_dot4(wp[j], xp, bias), vec_mul(ws[j], xs), sum[i][j][c]);
+                }
             }
         }
     }
-    UNROLL for (size_t i = 0; i < M; i++) {
-        const float total = vec_sum(vec_add(sum[i][0], sum[i][1]));
-        y[i * ldy] = add ? y[i * ldy] + total : total;
+    UNROLL for (size_t i = 0; i < M; i++) UNROLL for (size_t j = 0; j < N; j++) {
+        const float total = vec_sum(vec_add(sum[i][j][0], sum[i][j][1]));
+        y[i * ldy + j] = add ? y[i * ldy + j] + total : total;
     }
 }
 
+/* Many rows share each load of W; few rows read it as one stream. Rows go by blocks that stay in the cache. */
 TILE void q8_product(const enum q8_groups groups, const size_t shift, float *y, size_t ldy, const l2c_q8_rows *x,
                      const l2c_q8_matrix *w, size_t from, size_t m, size_t n, bool add) {
-    for (size_t j = 0; j < n; j++) {
-        size_t i = 0;
-        for (; i + Q8_M <= m; i += Q8_M) {
-            q8_tile(groups, shift, Q8_M, y + i * ldy + j, ldy, x, i, w, from + j, add);
+    for (size_t block = 0; block < m; block += Q8_ROWS) {
+        const size_t end = smaller(block + Q8_ROWS, m), tiled = block + (end - block) / Q8_M * Q8_M;
+        size_t j = 0;
+        for (; j + Q8_N <= n && tiled > block; j += Q8_N) {
+            for (size_t i = block; i < tiled; i += Q8_M) {
+                q8_tile(groups, shift, Q8_M, Q8_N, y + i * ldy + j, ldy, x, i, w, from + j, add);
+            }
+            for (size_t i = tiled; i < end; i++) {
+                for (size_t c = 0; c < Q8_N; c++) {
+                    q8_tile(groups, shift, 1, 1, y + i * ldy + j + c, ldy, x, i, w, from + j + c, add);
+                }
+            }
         }
-        for (; i < m; i++) {
-            q8_tile(groups, shift, 1, y + i * ldy + j, ldy, x, i, w, from + j, add);
+        for (; j < n; j++) {
+            for (size_t i = block; i < end; i++) {
+                q8_tile(groups, shift, 1, 1, y + i * ldy + j, ldy, x, i, w, from + j, add);
+            }
         }
     }
 }

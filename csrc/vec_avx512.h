@@ -4,7 +4,7 @@
 #include <stdint.h>
 #include <string.h>
 
-enum { DOT_M = 4, GEMM_M = 12, GEMM_V = 2, Q8_M = 4, ATT_H = 4, ATT_V = 4 };
+enum { DOT_M = 4, GEMM_M = 12, GEMM_V = 2, Q8_M = 4, Q8_N = 2, ATT_H = 4, ATT_V = 4 };
 
 typedef __m512 vec;
 typedef __m512i bvec;
