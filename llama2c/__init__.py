@@ -1,0 +1,94 @@
+"""Runs Llama models on the CPU.
+
+    llm = llama2c.load("stories15M.bin")
+    print(llm.generate("Once upon a time", seed=42))
+
+`load` gives a `Llama` with `generate`, `stream`, `logits`, `session`. Below it lie the classes of the C core: `Transformer`
+(weights), `Session` (one timeline of keys and values), `Batch`, `Sampler`, `Tokenizer`.
+"""
+
+from typing import TYPE_CHECKING
+
+from llama2c._checkout import package_path
+
+__version__ = "0.1.0"
+__path__ = package_path(__path__)
+
+from llama2c._core import (
+    ROLE_GENERATED,
+    ROLE_PROMPT,
+    Batch,
+    BusyError,
+    CancelledError,
+    ContextError,
+    FormatError,
+    Sampler,
+    Session,
+    Tokenizer,
+    Transformer,
+    UnsupportedError,
+    available_isas,
+)
+
+if TYPE_CHECKING:
+    from llama2c.chat import Conversation
+    from llama2c.errors import TokenizerError
+    from llama2c.generation import Generation, Piece, Timings
+    from llama2c.generation import generate_once as generate
+    from llama2c.model import Config, Llama, load
+    from llama2c.tokenizers import load_tokenizer
+
+__all__ = [
+    "ROLE_GENERATED",
+    "ROLE_PROMPT",
+    "Batch",
+    "BusyError",
+    "CancelledError",
+    "Config",
+    "ContextError",
+    "Conversation",
+    "FormatError",
+    "Generation",
+    "Llama",
+    "Piece",
+    "Sampler",
+    "Session",
+    "Timings",
+    "Tokenizer",
+    "TokenizerError",
+    "Transformer",
+    "UnsupportedError",
+    "available_isas",
+    "generate",
+    "load",
+    "load_tokenizer",
+]
+
+# Names that are looked up when first used: importing llama2c stays cheap.
+_LAZY = {
+    "Config": ("model", "Config"),
+    "Conversation": ("chat", "Conversation"),
+    "Generation": ("generation", "Generation"),
+    "Llama": ("model", "Llama"),
+    "Piece": ("generation", "Piece"),
+    "Timings": ("generation", "Timings"),
+    "TokenizerError": ("errors", "TokenizerError"),
+    "generate": ("generation", "generate_once"),
+    "load": ("model", "load"),
+    "load_tokenizer": ("tokenizers", "load_tokenizer"),
+}
+
+
+def __getattr__(name: str) -> object:
+    from importlib import import_module
+
+    if name not in _LAZY:
+        raise AttributeError(f"module 'llama2c' has no attribute {name!r}")
+    module, attribute = _LAZY[name]
+    value = getattr(import_module(f"llama2c.{module}"), attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

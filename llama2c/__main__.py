@@ -1,0 +1,7 @@
+"""`python -m llama2c`."""
+
+import sys
+
+from llama2c.cli import main
+
+sys.exit(main())

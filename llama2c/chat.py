@@ -1,0 +1,88 @@
+"""A conversation in Llama 2's chat format, whose keys and values are kept from turn to turn."""
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from llama2c._core import ContextError, Sampler
+from llama2c.generation import random_seed
+from llama2c.text import TextDecoder
+
+if TYPE_CHECKING:
+    from llama2c.model import Llama
+
+
+def render_turn(user: str, system: str = "") -> str:
+    """One user turn as Llama 2 was trained on it (Touvron et al., 2023); `system` goes into the first turn only."""
+    if system:
+        return f"[INST] <<SYS>>\n{system}\n<</SYS>>\n\n{user} [/INST]"
+    return f"[INST] {user} [/INST]"
+
+
+class Conversation:
+    """Turns of a chat on one session.
+
+    A seed gives llama2.c's answers: like its chat loop, this draws one random number for every position, also those of
+    the prompt. When the context is full, `reply` raises ContextError; `clear` begins anew.
+    """
+
+    def __init__(
+        self,
+        llm: "Llama",
+        *,
+        system: str = "",
+        temperature: float = 1.0,
+        top_p: float = 0.9,
+        seed: int | None = None,
+        context: int | None = None,
+    ) -> None:
+        self.llm = llm
+        self.system = system
+        self.seed = random_seed() if seed is None else seed
+        self.session = llm.session(context=context)
+        self.sampler = Sampler(
+            llm.config.vocab_size, temperature=temperature, top_p=top_p, seed=self.seed, isa=llm.isa
+        )
+        self.generated = 0  # tokens, in all turns
+        self.seconds = 0.0  # spent on them
+
+    @property
+    def room(self) -> int:
+        """Positions left."""
+        return self.session.context - self.session.position
+
+    def clear(self) -> None:
+        """Forget all turns."""
+        self.session.rewind(0)
+
+    def reply(self, user: str) -> Iterator[str]:
+        """The answer to a turn, in pieces of text.
+
+        Raises ContextError, with the conversation as it was, if the turn does not fit; an answer that fills the context
+        ends there. An iterator left early leaves the answer so far in the conversation.
+        """
+        tokenizer, session, sampler = self.llm.tokenizer, self.session, self.sampler
+        first = session.position == 0
+        ids = tokenizer.encode(render_turn(user, self.system if first else ""), bos=True)
+        if len(ids) >= self.room:
+            raise ContextError(
+                f"the turn has {len(ids)} tokens, but the conversation has {self.room} of "
+                f"{session.context} positions left"
+            )
+        logits = session.prefill(ids)
+        sampler.skip(len(ids) - 1)
+        token = sampler.sample(logits)
+        decoder = TextDecoder(strip_space=False)
+        start = time.perf_counter()
+        try:
+            while token != tokenizer.eos:
+                self.generated += 1
+                yield decoder.feed(tokenizer.token_bytes(token))
+                if self.room == 0:
+                    return
+                token = session.step_sample(token, sampler)
+            yield decoder.flush()
+            if self.room:  # the answer's end belongs to what the next turn sees
+                session.step_sample(token, sampler)
+        finally:
+            self.seconds += time.perf_counter() - start

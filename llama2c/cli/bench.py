@@ -1,0 +1,297 @@
+"""`llama2c bench`: prefill and decode, beside what the machine could do at best in the same run."""
+
+import argparse
+import json
+import statistics
+import time
+import zlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llama2c._core import (
+    ROLE_GENERATED,
+    ROLE_PROMPT,
+    Batch,
+    Transformer,
+    probe_bandwidth,
+    probe_flops,
+)
+from llama2c.cli import add_engine_options, positive
+
+PROBE_BYTES = 1 << 29
+SEED = 1
+EPILOG = """\
+examples:
+  llama2c bench model.bin                          a prompt of 512, then 64 tokens
+  llama2c bench model.bin -p 0 -n 64 -b 1,4,8      decode for 1, 4 and 8 sequences at once
+  llama2c bench model.bin -p 0 -n 32 -d 0,1024     decode at depth 0 and 1024
+  llama2c bench model.bin -t 1,2 --isa avx2 --json
+
+GB/s counts the weights read and, for decode, the keys and values; TFLOP/s two operations for each weight. The shares are of
+the read bandwidth (2 MiB pages) and the f32 multiply-add rate that were probed in the same run, with the same threads.
+"""
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser."""
+    command = commands.add_parser(
+        "bench",
+        help="measure prefill and decode",
+        description="Measure how fast prompts are taken (prefill) and tokens generated (decode).",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("checkpoint", metavar="CKPT", help="the model: a llama2.c .bin file")
+    command.add_argument(
+        "-p",
+        dest="prompts",
+        type=numbers,
+        default=[512],
+        metavar="N",
+        help="prompt tokens; 0: no prefill (default: 512)",
+    )
+    command.add_argument(
+        "-n",
+        dest="tokens",
+        type=numbers,
+        default=[64],
+        metavar="N",
+        help="tokens to generate; 0: no decode (default: 64)",
+    )
+    command.add_argument(
+        "-d",
+        dest="depths",
+        type=numbers,
+        default=[0],
+        metavar="DEPTH",
+        help="positions already taken (default: 0)",
+    )
+    command.add_argument(
+        "-b",
+        dest="batches",
+        type=numbers,
+        default=[1],
+        metavar="BATCH",
+        help="sequences at once (default: 1)",
+    )
+    command.add_argument(
+        "-t",
+        dest="thread_counts",
+        type=numbers,
+        metavar="THREADS",
+        help="the same as --threads, also a list",
+    )
+    command.add_argument(
+        "-r",
+        dest="reps",
+        type=positive,
+        default=5,
+        metavar="REPS",
+        help="repetitions; the median is shown (default: 5)",
+    )
+    command.add_argument("--json", action="store_true", help="print JSON")
+    add_engine_options(command)
+    command.set_defaults(run=run, error=command.error)
+
+
+def numbers(text: str) -> list[int]:
+    """One number or several with commas between."""
+    values = [int(part) for part in text.split(",")]
+    if min(values) < 0:
+        raise argparse.ArgumentTypeError(f"{min(values)} is less than 0")
+    return values
+
+
+numbers.__name__ = "list of integers"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement. Rates are medians over the repetitions; spread is half of max - min, relative."""
+
+    test: str  # "prefill" or "decode"
+    tokens: int  # prompt tokens, or tokens generated a sequence
+    depth: int
+    batch: int
+    threads: int
+    isa: str
+    tokens_per_second: float
+    spread: float
+    gbs: float
+    bandwidth_share: float
+    tflops: float
+    flops_share: float
+    logits_hash: str  # CRC-32 of the last logits
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the machine can do at best with so many threads."""
+
+    gbs: float
+    tflops: float
+
+
+class Bench:
+    """Runs the measurements of one model and one number of threads."""
+
+    def __init__(self, transformer: Transformer, threads: int, reps: int) -> None:
+        self.transformer = transformer
+        self.config = transformer.config
+        self.threads = threads
+        self.reps = reps
+        self.limits = Limits(
+            probe_bandwidth(PROBE_BYTES, threads=threads, isa=transformer.isa),
+            probe_flops(threads=threads, isa=transformer.isa),
+        )
+        self.ids = (
+            np.random.default_rng(SEED)
+            .integers(0, self.config["vocab_size"], 1 << 20)
+            .astype(np.int32)
+        )
+
+    def sessions(self, count: int, depth: int, room: int) -> list[Any]:
+        """Sessions with `depth` tokens taken and room for more."""
+        from llama2c._core import Session
+
+        made = []
+        for i in range(count):
+            session = Session(self.transformer, context=depth + room, threads=self.threads)
+            if depth:
+                session.prefill(self.ids[i : i + depth])
+            made.append(session)
+        return made
+
+    def row(
+        self,
+        test: str,
+        tokens: int,
+        depth: int,
+        batch: int,
+        seconds: list[float],
+        kv_tokens: float,
+        logits: NDArray[np.float32],
+    ) -> Row:
+        """The figures of one test, from the seconds of its repetitions."""
+        steps = tokens if test == "decode" else 1
+        done = tokens * batch
+        middle = statistics.median(seconds)
+        c = self.config
+        kv_bytes = 2 * 4 * c["n_layers"] * c["n_kv_heads"] * c["head_dim"] * kv_tokens
+        gbs = (self.transformer.token_bytes * steps + kv_bytes) / middle / 1e9
+        tflops = 2 * self.transformer.token_macs * done / middle / 1e12
+        return Row(
+            test,
+            tokens,
+            depth,
+            batch,
+            self.threads,
+            self.transformer.isa,
+            done / middle,
+            (max(seconds) - min(seconds)) / 2 / middle,
+            gbs,
+            gbs / self.limits.gbs,
+            tflops,
+            tflops / self.limits.tflops,
+            f"{zlib.crc32(logits.tobytes()):08x}",
+        )
+
+    def prefill(self, tokens: int, depth: int, batch: int) -> Row:
+        """A prompt of `tokens` for each of `batch` sequences, after `depth` others."""
+        sessions = self.sessions(batch, depth, tokens)
+        work = (
+            None
+            if batch == 1
+            else Batch(self.transformer, rows=tokens * batch, threads=self.threads)
+        )
+        seconds = []
+        for rep in range(self.reps + 1):
+            start = time.perf_counter()
+            if work is None:
+                logits = sessions[0].prefill(self.ids[:tokens])
+            else:
+                logits = work.step([(s, self.ids[:tokens], ROLE_PROMPT, False) for s in sessions])
+            if rep:  # the first one warms up
+                seconds.append(time.perf_counter() - start)
+            for session in sessions:
+                session.rewind(depth)
+        return self.row("prefill", tokens, depth, batch, seconds, 0, logits)
+
+    def decode(self, tokens: int, depth: int, batch: int) -> Row:
+        """`tokens` steps of `batch` sequences, after `depth` positions."""
+        sessions = self.sessions(batch, depth, tokens)
+        work = None if batch == 1 else Batch(self.transformer, rows=batch, threads=self.threads)
+        seconds = []
+        for rep in range(self.reps + 1):
+            start = time.perf_counter()
+            for i in range(tokens if rep else min(tokens, 4)):
+                if work is None:
+                    logits = sessions[0].step(int(self.ids[i]))
+                else:
+                    logits = work.step(
+                        [(s, self.ids[i : i + 1], ROLE_GENERATED, False) for s in sessions]
+                    )
+            if rep:
+                seconds.append(time.perf_counter() - start)
+            for session in sessions:
+                session.rewind(depth)
+        kv_tokens = batch * tokens * (depth + (tokens + 1) / 2)
+        return self.row("decode", tokens, depth, batch, seconds, kv_tokens, logits)
+
+
+def measure(
+    arguments: argparse.Namespace, transformer: Transformer, threads: int
+) -> Iterator[Row | Limits]:
+    """The limits, then every row that was asked for."""
+    bench = Bench(transformer, threads, arguments.reps)
+    yield bench.limits
+    for depth in arguments.depths:
+        for batch in arguments.batches:
+            yield from (bench.prefill(n, depth, batch) for n in arguments.prompts if n)
+            yield from (bench.decode(n, depth, batch) for n in arguments.tokens if n)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Carry the command out."""
+    from llama2c.threads import default_threads
+
+    if 0 in arguments.batches:
+        arguments.error("argument -b: 0 is less than 1")
+    if arguments.thread_counts and 0 in arguments.thread_counts:
+        arguments.error("argument -t: 0 is less than 1")
+    transformer = Transformer(
+        arguments.checkpoint,
+        isa=arguments.isa,
+        mmap=not arguments.no_mmap,
+        rope_theta=arguments.rope_theta or 0.0,
+    )
+    result = []
+    for threads in arguments.thread_counts or [arguments.threads or default_threads()]:
+        for item in measure(arguments, transformer, threads):
+            if isinstance(item, Limits):
+                limits = item
+                if not arguments.json:
+                    print(
+                        f"{arguments.checkpoint}: {transformer.config['format']}, {transformer.isa}, {threads} threads; "
+                        f"probed {limits.gbs:.1f} GB/s, {limits.tflops:.3f} TFLOP/s f32"
+                    )
+                    print(
+                        "   test  tokens   depth  batch        tok/s          GB/s         TFLOP/s    logits"
+                    )
+            elif arguments.json:
+                result.append(
+                    {**asdict(item), "probed_gbs": limits.gbs, "probed_tflops": limits.tflops}
+                )
+            else:
+                print(
+                    f"{item.test:>7} {item.tokens:7} {item.depth:7} {item.batch:6} {item.tokens_per_second:10.1f} ±{item.spread:4.0%}"
+                    f" {item.gbs:7.1f} {item.bandwidth_share:4.0%}  {item.tflops:7.3f} {item.flops_share:4.0%}  {item.logits_hash}",
+                    flush=True,
+                )
+    if arguments.json:
+        print(json.dumps(result, indent=2))
+    return 0

@@ -1,0 +1,116 @@
+"""`llama2c info`: what a file is and what it will need, before anything is loaded."""
+
+import argparse
+import json
+import os
+import platform
+from typing import Any
+
+from llama2c import __version__
+from llama2c._core import available_isas, batch_bytes, read_config, session_bytes
+from llama2c.threads import default_threads
+from llama2c.tokenizers import candidates
+
+CHUNK = 256  # prompt rows of a step, the default of Session
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser."""
+    command = commands.add_parser(
+        "info",
+        help="what a file is, the memory it needs, what this machine can do",
+        description="Tell what a model file is, the memory it will need, and which instruction-set levels this machine has.",
+    )
+    command.add_argument(
+        "checkpoint", metavar="CKPT", nargs="?", help="a model file; without it: the machine only"
+    )
+    command.add_argument("--json", action="store_true", help="print JSON")
+    command.set_defaults(run=run)
+
+
+def gather_machine() -> dict[str, Any]:
+    """This build and this machine."""
+    levels = available_isas()
+    chosen = os.environ.get("LLAMA2C_ISA") or levels[-1]
+    return {
+        "version": __version__,
+        "platform": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+        "isas": list(levels),
+        "isa": chosen,
+        "threads": default_threads(),
+    }
+
+
+def parameter_count(config: dict[str, Any]) -> int:
+    """Weights of a model of that shape."""
+    dim, hidden, kv_dim = (
+        config["dim"],
+        config["hidden_dim"],
+        config["n_kv_heads"] * config["head_dim"],
+    )
+    layer = 2 * dim * dim + 2 * dim * kv_dim + 3 * dim * hidden + 2 * dim
+    return int(
+        config["n_layers"] * layer + dim + config["vocab_size"] * dim * (1 if config["tied"] else 2)
+    )
+
+
+def gather_model(path: str) -> dict[str, Any]:
+    """A model file: configuration and memory. Raises what read_config raises."""
+    config = read_config(path)
+    context = config["context"]
+    tokenizers = [str(p) for p in candidates(path, config["vocab_size"]) if p.is_file()]
+    return {
+        "path": path,
+        **config,
+        "parameters": parameter_count(config),
+        "file_bytes": os.stat(path).st_size,
+        "kv_bytes_full_context": session_bytes(path, context),
+        "kv_bytes_per_1024_positions": session_bytes(path, 1024),
+        "work_bytes": batch_bytes(path, min(CHUNK, context), default_threads()),
+        "tokenizers_found": list(dict.fromkeys(tokenizers)),
+    }
+
+
+def size(count: float) -> str:
+    """Bytes for people."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.2f} GiB"
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Carry the command out."""
+    report: dict[str, Any] = {"machine": gather_machine()}
+    if arguments.checkpoint is not None:
+        report["model"] = gather_model(arguments.checkpoint)
+    if arguments.json:
+        print(json.dumps(report, indent=2))
+        return 0
+    if arguments.checkpoint is not None:
+        m = report["model"]
+        print(
+            f"{m['path']}: {m['format']}, {m['parameters']:,} parameters, {m['weight_type']} weights"
+        )
+        print(
+            f"  dim {m['dim']}, hidden_dim {m['hidden_dim']}, layers {m['n_layers']}, heads {m['n_heads']}",
+            end="",
+        )
+        print(
+            f" (key/value {m['n_kv_heads']}, size {m['head_dim']}), vocabulary {m['vocab_size']}, context {m['context']}"
+        )
+        print(f"  classifier {'tied to the embedding' if m['tied'] else 'of its own'}", end="")
+        print(f", rope_theta {m['rope_theta']:g}, norm_eps {m['norm_eps']:g}", end="")
+        print(f", int8 groups of {m['group_size']}" if m["group_size"] else "")
+        print(f"  tokenizers found: {', '.join(m['tokenizers_found']) or 'none'}")
+        print("memory")
+        print(f"  weights, mapped from the file    {size(m['file_bytes']):>12}")
+        print(f"  keys and values, full context    {size(m['kv_bytes_full_context']):>12}")
+        print(f"    per 1024 positions             {size(m['kv_bytes_per_1024_positions']):>12}")
+        print(f"  work space, prompts by {CHUNK}       {size(m['work_bytes']):>12}")
+    machine = report["machine"]
+    print(f"llama2c {machine['version']} on {machine['platform']}")
+    print(f"  instruction-set levels: {', '.join(machine['isas'])}; chosen: {machine['isa']}")
+    print(f"  threads: {machine['threads']}")
+    return 0

@@ -1,0 +1,260 @@
+"""`llama2c run`: llama2.c's `run`, its flags and its output."""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from llama2c._core import Sampler, Tokenizer
+from llama2c.cli import add_engine_options
+from llama2c.text import TextDecoder
+
+BOS = 1  # llama2.c ends a text there, whatever the tokenizer says
+FLUSH_SECONDS = 0.02  # a reader of a pipe sees text at least that often
+
+EPILOG = """\
+examples:
+  llama2c run stories15M.bin                                 a story
+  llama2c run stories15M.bin "One day, Lily" -t 0.8 -n 100   continue a text
+  llama2c run stories15M.bin -t 0                            always the most probable token
+  llama2c run llama2_7b_chat.bin -m chat -y "Be brief."      a conversation
+
+The tokenizer is looked for beside the checkpoint and in the current directory: tokenizer.bin, tok<size>.bin,
+tokenizer.model, tok<size>.model. The same seed gives the same text, on any number of threads and any processor.
+"""
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser."""
+    command = commands.add_parser(
+        "run",
+        help="generate text, or chat",
+        description="Generate text with a llama2.c checkpoint, or chat with it.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument(
+        "checkpoint", metavar="CKPT", nargs="?", help="the model: a llama2.c .bin file"
+    )
+    command.add_argument(
+        "text", metavar="PROMPT", nargs="?", help="text to continue; the same as -i"
+    )
+    command.add_argument(
+        "-t",
+        "--temperature",
+        type=float,
+        default=1.0,
+        metavar="T",
+        help="0: most probable token; 1: as the model has it (default)",
+    )
+    command.add_argument(
+        "-p",
+        "--top-p",
+        type=float,
+        default=0.9,
+        metavar="P",
+        help="sample from the most probable tokens that together exceed P; 1: from all (default: 0.9)",
+    )
+    command.add_argument(
+        "-s",
+        "--seed",
+        type=int,
+        default=0,
+        metavar="SEED",
+        help="random seed; 0: the time (default)",
+    )
+    command.add_argument(
+        "-n",
+        "--max-tokens",
+        type=int,
+        metavar="N",
+        help="positions to fill, the prompt's among them; 0: the whole context (default: 256; chat: 0)",
+    )
+    command.add_argument(
+        "-i", "--prompt", metavar="TEXT", help="text to continue; in chat the first message"
+    )
+    command.add_argument(
+        "-z", "--tokenizer", metavar="FILE", help="tokenizer.bin or SentencePiece .model"
+    )
+    command.add_argument(
+        "-m",
+        "--mode",
+        choices=("generate", "chat"),
+        default="generate",
+        help="generate (default) or chat",
+    )
+    command.add_argument("-y", "--system", metavar="TEXT", help="system prompt of a chat")
+    command.add_argument(
+        "--context",
+        type=int,
+        metavar="N",
+        help="positions of the context (default: what the model was trained for)",
+    )
+    add_engine_options(command)
+    command.set_defaults(run=run, error=command.error)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Carry the command out."""
+    import llama2c
+
+    if arguments.checkpoint is None:
+        arguments.error(
+            "no model named and none is packaged yet: give a llama2.c checkpoint, for example stories15M.bin "
+            "from the llama2.c project, with its tokenizer.bin beside it"
+        )
+    if arguments.text is not None and arguments.prompt is not None:
+        arguments.error("two prompts: PROMPT and -i")
+    prompt = arguments.prompt if arguments.text is None else arguments.text
+    with llama2c.load(
+        arguments.checkpoint,
+        tokenizer=arguments.tokenizer,
+        threads=arguments.threads,
+        isa=arguments.isa,
+        mmap=not arguments.no_mmap,
+        context=arguments.context,
+        rope_theta=arguments.rope_theta,
+    ) as llm:
+        settings = {
+            # out of range means what it means in llama2.c
+            "temperature": max(arguments.temperature, 0.0),
+            "top_p": arguments.top_p if 0 <= arguments.top_p <= 1 else 0.9,
+            "seed": arguments.seed if arguments.seed > 0 else int(time.time()),
+        }
+        if arguments.mode == "chat":
+            return _chat(llm, prompt, arguments.system, arguments.max_tokens or 0, settings)
+        steps = 256 if arguments.max_tokens is None else max(arguments.max_tokens, 0)
+        return _generate(llm, prompt or "", steps, settings)
+
+
+class Writer:
+    """Standard output as bytes: flushed for every piece on a terminal, else every FLUSH_SECONDS."""
+
+    def __init__(self) -> None:
+        sys.stdout.flush()
+        self._out = sys.stdout.buffer
+        self._every = 0.0 if sys.stdout.isatty() else FLUSH_SECONDS
+        self._flushed = time.perf_counter()
+
+    def write(self, text: str) -> None:
+        """Write a piece of text."""
+        self._out.write(text.encode())
+        now = time.perf_counter()
+        if now - self._flushed >= self._every:
+            self._out.flush()
+            self._flushed = now
+
+    def flush(self) -> None:
+        """Show everything now."""
+        self._out.flush()
+
+
+def printable(tokenizer: Tokenizer, token: int) -> bytes:
+    """A token's bytes for a terminal: like llama2.c, without lone control characters; unlike it, with bytes from 0x80."""
+    data = tokenizer.token_bytes(token)
+    if len(data) == 1 and data < b"\x80" and not (data.isspace() or b" " <= data <= b"~"):
+        return b""
+    return data
+
+
+def _tokens(
+    llm: Any, ids: list[int], steps: int, sampler: Sampler, started: Callable[[], None]
+) -> Iterator[int]:
+    """The tokens after BOS that llama2.c's loop prints: the prompt's, then sampled ones, `steps` at most."""
+    taken = ids[:steps]
+    session = llm.session(context=steps)
+    if len(ids) > 1:
+        started()
+    logits = session.prefill(taken)
+    if len(ids) == 1:
+        started()
+    yield from ids[1 : steps + 1]
+    if len(ids) > steps:
+        return
+    token = sampler.sample(logits)
+    for _ in range(steps - len(ids)):
+        if token == BOS:
+            return
+        yield token
+        token = session.step_sample(token, sampler)
+    if token != BOS:
+        yield token
+
+
+def _generate(llm: Any, prompt: str, steps: int, settings: dict[str, Any]) -> int:
+    steps = steps if 0 < steps <= llm.context else llm.context
+    tokenizer = llm.tokenizer
+    ids = tokenizer.encode(prompt)
+    sampler = Sampler(llm.config.vocab_size, isa=llm.isa, **settings)
+    decoder = TextDecoder(strip_space=True)
+    start = 0.0
+    count = 0
+
+    def started() -> None:
+        # llama2.c's clock starts after the first position; ours, with a prompt in one step, before it
+        nonlocal start
+        start = time.perf_counter()
+
+    writer = Writer()
+    try:
+        for token in _tokens(llm, ids, steps, sampler, started):
+            count += 1
+            writer.write(decoder.feed(printable(tokenizer, token)))
+        end = time.perf_counter()
+    finally:
+        writer.write(decoder.flush() + "\n")
+        writer.flush()
+    if count > 1:
+        sys.stderr.write(f"achieved tok/s: {(count - 1) / max(end - start, 1e-9):f}\n")
+    return 0
+
+
+def _ask(question: str) -> str | None:
+    """A line from the user; None at the end of the input."""
+    sys.stdout.write(question)
+    sys.stdout.flush()
+    line = sys.stdin.readline()
+    return line.removesuffix("\n").removesuffix("\r") if line else None
+
+
+def _chat(
+    llm: Any, first: str | None, system: str | None, steps: int, settings: dict[str, Any]
+) -> int:
+    from llama2c.chat import Conversation
+    from llama2c.errors import ContextError
+
+    if system is None:
+        system = _ask("Enter system prompt (optional): ") or ""
+    chat = Conversation(
+        llm, system=system, context=min(steps, llm.context) if steps > 0 else None, **settings
+    )
+    user = first
+    while True:
+        if user is None:
+            user = _ask("User: ")
+        if user is None:
+            break
+        try:
+            pieces = chat.reply(user)
+            text = next(pieces, "")
+        except ContextError as error:
+            if steps > 0 or chat.session.position == 0:
+                raise
+            sys.stderr.write(f"llama2c: {error}: the conversation starts anew\n")
+            chat.clear()
+            continue
+        sys.stdout.write("Assistant: ")
+        writer = Writer()
+        writer.write(text)
+        for text in pieces:
+            writer.write(text)
+        writer.write("\n")
+        writer.flush()
+        if steps > 0 and chat.room == 0:
+            break
+        user = None
+    sys.stdout.write("\n")
+    if chat.generated > 1:
+        sys.stderr.write(f"achieved tok/s: {chat.generated / max(chat.seconds, 1e-9):f}\n")
+    return 0

@@ -1,0 +1,18 @@
+"""The exceptions of llama2c; each is also a built-in one, so `except ValueError` and the like catch them."""
+
+from llama2c._core import BusyError, CancelledError, ContextError, FormatError, UnsupportedError
+
+__all__ = [
+    "BusyError",
+    "CancelledError",
+    "ContextError",
+    "FormatError",
+    "TokenizerError",
+    "UnsupportedError",
+]
+
+
+class TokenizerError(ValueError):
+    """No tokenizer was found, or the one given is not the model's."""
+
+    __module__ = "llama2c"

@@ -1,0 +1,1 @@
+"""Readers and writers of model and tokenizer files beyond those that the C core reads."""

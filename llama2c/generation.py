@@ -1,0 +1,250 @@
+"""The generation loop: Python holds the loop, one call into the core a token."""
+
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llama2c._core import ContextError, Sampler, Tokenizer
+from llama2c.text import StopMatcher, TextDecoder
+
+if TYPE_CHECKING:
+    from llama2c.model import Llama
+    from llama2c.tokenizers import StrPath
+
+Prompt: TypeAlias = "str | Sequence[int] | NDArray[np.integer]"
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Where the time went, in seconds."""
+
+    prompt_tokens: int
+    prompt_seconds: float  # until the first token was sampled
+    tokens: int  # generated
+    generate_seconds: float  # from the first token to the last
+
+    @property
+    def prompt_tokens_per_second(self) -> float:
+        """Rate of the prompt."""
+        return self.prompt_tokens / self.prompt_seconds if self.prompt_seconds else 0.0
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Rate of the tokens after the first, which belongs to the prompt's step."""
+        return (self.tokens - 1) / self.generate_seconds if self.generate_seconds else 0.0
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What was generated. str() of it is the text."""
+
+    text: str  # without the prompt
+    tokens: list[int]  # generated ids, the end-of-text token not among them
+    prompt_tokens: list[int]
+    finish_reason: str  # "stop": an end-of-text token or a stop string; "length": max_tokens or the context's end
+    seed: int  # gives the same text again
+    timings: Timings
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One token of a stream with the characters that it completed."""
+
+    text: str  # may be empty: half a character, or a possible beginning of a stop string
+    token: int | None  # None: text that was held back until the end
+    finish_reason: str | None  # of the last piece, else None
+    seed: int
+
+
+def random_seed() -> int:
+    """A seed from the system's random numbers, 1 to 2**63 - 1."""
+    return int.from_bytes(os.urandom(8), "little") >> 1 or 1
+
+
+def prompt_ids(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
+    """The ids of a prompt: a text gets BOS in front; ids are taken as they are."""
+    if isinstance(prompt, (str, bytes)):
+        return tokenizer.encode(prompt, bos=True)
+    if len(prompt) == 0:
+        raise ValueError("the prompt has no tokens: expected at least 1")
+    return [int(token) for token in prompt]
+
+
+class _Run:
+    """One generation in progress: iterate it for the ids; `finish_reason` and `timings` tell the rest."""
+
+    def __init__(
+        self,
+        llm: "Llama",
+        prompt: Prompt,
+        *,
+        max_tokens: int,
+        temperature: float,
+        top_p: float,
+        seed: int | None,
+    ) -> None:
+        if max_tokens < 0:
+            raise ValueError(f"max_tokens is {max_tokens}, expected 0 or more")
+        self.ids = prompt_ids(llm.tokenizer, prompt)
+        self.seed = random_seed() if seed is None else seed
+        self.sampler = Sampler(
+            llm.config.vocab_size, temperature=temperature, top_p=top_p, seed=self.seed, isa=llm.isa
+        )
+        self.room = llm.context - len(self.ids)  # tokens that can still be taken
+        if self.room < 0:
+            raise ContextError(
+                f"the prompt has {len(self.ids)} tokens, but the context {llm.context} positions"
+            )
+        # The last token is sampled, not taken: it needs no position.
+        self.session = llm.session(context=min(llm.context, len(self.ids) + max(max_tokens, 1)))
+        self.max_tokens = max_tokens
+        self.finish_reason = "length"
+        self.count = 0
+        self.start = self.first = self.last = time.perf_counter()
+
+    def tokens(self, ends: Sequence[int]) -> Iterator[int]:
+        """Ids until one of `ends`, which is not given out, or until there is no more room."""
+        if self.max_tokens == 0:
+            return
+        session, sampler = self.session, self.sampler
+        token = sampler.sample(session.prefill(self.ids))
+        self.first = self.last = time.perf_counter()
+        step_sample = session.step_sample
+        while token not in ends:
+            self.count += 1
+            self.last = time.perf_counter()
+            yield token
+            if self.count >= self.max_tokens or self.count > self.room:
+                return
+            token = step_sample(token, sampler)
+        self.finish_reason = "stop"
+
+    def timings(self) -> Timings:
+        return Timings(len(self.ids), self.first - self.start, self.count, self.last - self.first)
+
+
+def _pieces(
+    run: _Run, tokenizer: Tokenizer, stop: str | Sequence[str], ignore_eos: bool
+) -> Iterator[Piece]:
+    ends = () if ignore_eos else tuple(end for end in (tokenizer.bos, tokenizer.eos) if end >= 0)
+    # The space before a text belongs to its beginning only.
+    decoder = TextDecoder(strip_space=len(run.ids) == 1 and run.ids[0] == tokenizer.bos)
+    matcher = StopMatcher((stop,) if isinstance(stop, str) else tuple(stop))
+    for token in run.tokens(ends):
+        text, stopped = matcher.feed(decoder.feed(tokenizer.token_bytes(token)))
+        if stopped:
+            run.finish_reason = "stop"
+            yield Piece(text, token, "stop", run.seed)
+            return
+        yield Piece(text, token, None, run.seed)
+    text, stopped = matcher.feed(decoder.flush())
+    if stopped:
+        run.finish_reason = "stop"
+    else:
+        text += matcher.flush()
+    yield Piece(text, None, run.finish_reason, run.seed)
+
+
+def stream(
+    llm: "Llama",
+    prompt: Prompt = "",
+    *,
+    max_tokens: int = 256,
+    temperature: float = 1.0,
+    top_p: float = 0.9,
+    seed: int | None = None,
+    stop: str | Sequence[str] = (),
+    ignore_eos: bool = False,
+) -> Iterator[Piece]:
+    """Generate piece by piece. The arguments are checked now, the work begins with the first piece."""
+    run = _Run(llm, prompt, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
+    return _pieces(run, llm.tokenizer, stop, ignore_eos)
+
+
+def generate(
+    llm: "Llama",
+    prompt: Prompt = "",
+    *,
+    max_tokens: int = 256,
+    temperature: float = 1.0,
+    top_p: float = 0.9,
+    seed: int | None = None,
+    stop: str | Sequence[str] = (),
+    ignore_eos: bool = False,
+) -> Generation:
+    """Generate to the end."""
+    run = _Run(llm, prompt, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
+    pieces = list(_pieces(run, llm.tokenizer, stop, ignore_eos))
+    return Generation(
+        text="".join(piece.text for piece in pieces),
+        tokens=[piece.token for piece in pieces if piece.token is not None],
+        prompt_tokens=run.ids,
+        finish_reason=run.finish_reason,
+        seed=run.seed,
+        timings=run.timings(),
+    )
+
+
+_cached: "tuple[tuple[object, ...], Llama] | None" = None
+_cache_lock = threading.Lock()
+
+
+def _cached_model(path: str, tokenizer: "StrPath | None") -> "Llama":
+    # The last model stays open; a file that changed on disk is another model.
+    global _cached
+    from llama2c.model import Llama
+
+    info = os.stat(path)
+    key = (path, tokenizer, info.st_ino, info.st_size, info.st_mtime_ns)
+    with _cache_lock:
+        if _cached is None or _cached[0] != key:
+            _cached = (key, Llama(path, tokenizer=tokenizer))
+        return _cached[1]
+
+
+def generate_once(
+    prompt: Prompt = "",
+    *,
+    model: "StrPath | Llama",
+    tokenizer: "StrPath | None" = None,
+    max_tokens: int = 256,
+    temperature: float = 1.0,
+    top_p: float = 0.9,
+    seed: int | None = None,
+    stop: str | Sequence[str] = (),
+    ignore_eos: bool = False,
+) -> Generation:
+    """Continue a prompt in one call; the last model stays loaded for the next.
+
+    prompt: a text, which gets BOS in front, or token ids.
+    model: a checkpoint's path, or what `llama2c.load` gave. tokenizer: as in `load`.
+    max_tokens: most tokens to generate.
+    temperature: 0 takes the most probable token every time; 1 the model's own distribution.
+    top_p: sample from the most probable tokens that together exceed this probability; 0 or 1: from all.
+    seed: the same seed gives the same text, on any number of threads; None: a random one, told in the result.
+    stop: text that ends the generation and is not part of it.
+    ignore_eos: go on after BOS and EOS, which otherwise end the text.
+
+    Raises ContextError if the prompt does not fit, and what `load` raises.
+    """
+    from llama2c.model import Llama
+
+    llm = model if isinstance(model, Llama) else _cached_model(os.fspath(model), tokenizer)
+    return llm.generate(
+        prompt,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        stop=stop,
+        ignore_eos=ignore_eos,
+    )

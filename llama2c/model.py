@@ -1,0 +1,211 @@
+"""A loaded model with its tokenizer: what `llama2c.load` gives."""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llama2c._core import Session, Tokenizer, Transformer
+from llama2c.generation import Generation, Piece, Prompt, generate, stream
+from llama2c.threads import default_threads
+from llama2c.tokenizers import StrPath, checked, find_tokenizer, load_tokenizer
+
+
+@dataclass(frozen=True)
+class Config:
+    """Shape and constants of a model."""
+
+    format: str  # of the file, e.g. "llama2.c v0"
+    dim: int  # width of the residual stream
+    hidden_dim: int  # width of the feed-forward layer
+    n_layers: int
+    n_heads: int  # query heads
+    n_kv_heads: int  # key/value heads
+    head_dim: int
+    vocab_size: int
+    context: int  # positions the model was trained for
+    tied: bool  # the classifier is the embedding table
+    weight_type: str  # "f32" or "q8"
+    group_size: int  # int8 values a scale; 0 for f32
+    norm_eps: float
+    rope_theta: float
+
+
+class Llama:
+    """A model and its tokenizer. Threads may share it: every call works on a session of its own.
+
+    Made by `llama2c.load`. Pickles as its path and options. `close` (or the end of a `with`) drops the weights.
+    """
+
+    def __init__(
+        self,
+        path: StrPath,
+        *,
+        tokenizer: StrPath | Tokenizer | None = None,
+        threads: int | None = None,
+        isa: str | None = None,
+        mmap: bool = True,
+        context: int | None = None,
+        rope_theta: float | None = None,
+    ) -> None:
+        self.path = os.fspath(path)
+        self.threads = default_threads() if threads is None else threads
+        if self.threads < 1:
+            raise ValueError(f"threads is {threads}, expected at least 1")
+        self._options: dict[str, Any] = {
+            "tokenizer": tokenizer,
+            "threads": threads,
+            "isa": isa,
+            "mmap": mmap,
+            "context": context,
+            "rope_theta": rope_theta,
+        }
+        self._transformer: Transformer | None = Transformer(
+            self.path, isa=isa, mmap=mmap, rope_theta=rope_theta or 0.0
+        )
+        self.config = Config(**self._transformer.config)
+        self.context = self.config.context if context is None else context
+        if self.context < 1:
+            raise ValueError(f"context is {context}, expected at least 1")
+        if tokenizer is not None:
+            # Checked now: a tokenizer that was named and does not fit is an error of the call that named it.
+            given = isinstance(tokenizer, Tokenizer)
+            opened = tokenizer if isinstance(tokenizer, Tokenizer) else load_tokenizer(tokenizer)
+            name = "the tokenizer" if given else os.fspath(tokenizer)  # type: ignore[arg-type]
+            self.tokenizer = checked(opened, self.config.vocab_size, name, self.path)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer: the one named, else the first that fits beside the checkpoint. Raises TokenizerError."""
+        return find_tokenizer(self.path, self.config.vocab_size)
+
+    @property
+    def transformer(self) -> Transformer:
+        """The weights. Raises ValueError after close()."""
+        if self._transformer is None:
+            raise ValueError(f"{self.path}: the model is closed")
+        return self._transformer
+
+    @property
+    def isa(self) -> str:
+        """Instruction-set level in use; see llama2c.available_isas()."""
+        return self.transformer.isa
+
+    def session(self, *, context: int | None = None, chunk: int = 256) -> Session:
+        """A fresh timeline. context: positions it can hold (the model's by default); chunk: prompt rows a step."""
+        return Session(
+            self.transformer, context=context or self.context, threads=self.threads, chunk=chunk
+        )
+
+    def logits(self, ids: Sequence[int] | NDArray[np.integer]) -> NDArray[np.float32]:
+        """Logits after each token of a prompt, float32 [len(ids), vocab_size]. Raises ValueError, ContextError."""
+        return self.session(context=max(1, min(len(ids), self.context))).prefill_all(ids)
+
+    def generate(
+        self,
+        prompt: Prompt = "",
+        *,
+        max_tokens: int = 256,
+        temperature: float = 1.0,
+        top_p: float = 0.9,
+        seed: int | None = None,
+        stop: str | Sequence[str] = (),
+        ignore_eos: bool = False,
+    ) -> Generation:
+        """Continue a prompt; see `llama2c.generate` for the options."""
+        return generate(
+            self,
+            prompt,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+            stop=stop,
+            ignore_eos=ignore_eos,
+        )
+
+    def stream(
+        self,
+        prompt: Prompt = "",
+        *,
+        max_tokens: int = 256,
+        temperature: float = 1.0,
+        top_p: float = 0.9,
+        seed: int | None = None,
+        stop: str | Sequence[str] = (),
+        ignore_eos: bool = False,
+    ) -> Iterator[Piece]:
+        """Continue a prompt piece by piece as it is computed; the pieces' texts join to generate()'s text."""
+        return stream(
+            self,
+            prompt,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+            stop=stop,
+            ignore_eos=ignore_eos,
+        )
+
+    def close(self) -> None:
+        """Let the weights go as soon as no session needs them."""
+        self._transformer = None
+
+    def __enter__(self) -> "Llama":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = (
+            "closed" if self._transformer is None else f"isa={self.isa!r}, threads={self.threads}"
+        )
+        return f"<Llama {self.path!r} {self.config.format}, {state}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if isinstance(self._options["tokenizer"], Tokenizer):
+            raise TypeError("a model whose tokenizer is an object, not a path, cannot be pickled")
+        return _reopen, (self.path, self._options)
+
+
+def _reopen(path: str, options: dict[str, Any]) -> Llama:
+    return Llama(path, **options)
+
+
+def load(
+    path: StrPath,
+    *,
+    tokenizer: StrPath | Tokenizer | None = None,
+    threads: int | None = None,
+    isa: str | None = None,
+    mmap: bool = True,
+    context: int | None = None,
+    rope_theta: float | None = None,
+) -> Llama:
+    """Open a model.
+
+    path: a llama2.c checkpoint of version 0, 1 or 2.
+    tokenizer: a llama2.c tokenizer.bin, a SentencePiece .model, or a Tokenizer. None: `tokenizer.bin`, `tok<size>.bin`,
+        `tokenizer.model` or `tok<size>.model` beside the checkpoint or in the current directory, when first needed.
+    threads: for each step; None: the physical cores that the process may use.
+    isa: instruction-set level, one of available_isas(); None: LLAMA2C_ISA, else the best. All give the same bits.
+    mmap: map the weights; False reads them into memory, for files that may shrink or vanish while in use.
+    context: positions of a session; None: what the model was trained for.
+    rope_theta: base of the rotary embedding, which llama2.c files do not store; None: 10000. Code Llama has 1e6.
+
+    Raises OSError, FormatError, UnsupportedError, TokenizerError or ValueError; the message names the file.
+    """
+    return Llama(
+        path,
+        tokenizer=tokenizer,
+        threads=threads,
+        isa=isa,
+        mmap=mmap,
+        context=context,
+        rope_theta=rope_theta,
+    )

@@ -1,0 +1,74 @@
+"""Opens tokenizer files, and finds the one that belongs to a checkpoint."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from llama2c._core import FormatError, Tokenizer
+from llama2c.errors import TokenizerError
+
+StrPath = str | os.PathLike[str]
+
+
+def load_tokenizer(path: StrPath) -> Tokenizer:
+    """The tokenizer in a llama2.c `tokenizer.bin` or a SentencePiece `.model` (BPE), told by the suffix.
+
+    Raises OSError, or FormatError that names the file, the place and what was expected.
+    """
+    if os.fspath(path).endswith(".model"):
+        from llama2c.formats.sentencepiece_model import read_sentencepiece
+
+        table = read_sentencepiece(path)
+        return Tokenizer.from_table(
+            table.pieces,
+            table.scores,
+            table.types,
+            unk=table.unk,
+            bos=table.bos,
+            eos=table.eos,
+            add_space_prefix=table.add_space_prefix,
+        )
+    data = Path(path).read_bytes()
+    try:
+        return Tokenizer.from_bin(data)
+    except FormatError as error:
+        raise type(error)(f"{os.fspath(path)}: {error}") from None
+
+
+def candidates(checkpoint: StrPath, vocab_size: int) -> Iterator[Path]:
+    """Where a checkpoint's tokenizer may lie: beside it, then, as llama2.c has it, in the current directory."""
+    for directory in (Path(checkpoint).parent, Path()):
+        for name in (
+            "tokenizer.bin",
+            f"tok{vocab_size}.bin",
+            "tokenizer.model",
+            f"tok{vocab_size}.model",
+        ):
+            yield directory / name
+
+
+def find_tokenizer(checkpoint: StrPath, vocab_size: int) -> Tokenizer:
+    """The first of the candidates that exists and has the model's size. Raises TokenizerError listing all."""
+    seen = []
+    for path in dict.fromkeys(candidates(checkpoint, vocab_size)):
+        if not path.is_file():
+            seen.append(f"{path} (not there)")
+            continue
+        tokenizer = load_tokenizer(path)
+        if len(tokenizer) == vocab_size:
+            return tokenizer
+        seen.append(f"{path} ({len(tokenizer)} tokens)")
+    raise TokenizerError(
+        f"{os.fspath(checkpoint)}: no tokenizer of {vocab_size} tokens found; looked at {', '.join(seen)}; "
+        "name one with tokenizer=... or --tokenizer"
+    )
+
+
+def checked(tokenizer: Tokenizer, vocab_size: int, name: str, checkpoint: StrPath) -> Tokenizer:
+    """The tokenizer itself, if it has as many tokens as the model. Raises TokenizerError."""
+    if len(tokenizer) != vocab_size:
+        raise TokenizerError(
+            f"{name} has {len(tokenizer)} tokens, but the model {os.fspath(checkpoint)} has {vocab_size}: "
+            "not its tokenizer"
+        )
+    return tokenizer
