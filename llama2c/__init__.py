@@ -3,8 +3,8 @@
     llm = llama2c.load("stories15M.bin")
     print(llm.generate("Once upon a time", seed=42))
 
-`load` gives a `Llama` with `generate`, `stream`, `logits`, `session`. Below it lie the classes of the C core: `Transformer`
-(weights), `Session` (one timeline of keys and values), `Batch`, `Sampler`, `Tokenizer`.
+`load` gives a `Llama` with `generate`, `stream`, `logits`, `session`. Below it lie the classes of the C core:
+`Transformer` (weights), `Session` (one timeline of keys and values), `Batch`, `Sampler`, `Tokenizer`.
 """
 
 from typing import TYPE_CHECKING

@@ -2,9 +2,9 @@
 
 `python -m llama2c` and `python -m pytest` put the current directory first on sys.path. In a clone
 whose package was installed by `pip install .` they so find this source directory, which has no
-compiled `_core`. `llama2c/__init__.py` then takes every submodule from the installed copy: what
-runs is what was installed, never a mixture of the two. After an editable install `_core` lies here,
-and nothing is redirected.
+compiled `_core`. `llama2c/__init__.py` then takes every submodule from the installed copy, not only
+`_core`, so that Python and C always match. After an editable install `_core` lies here, and nothing
+is redirected.
 """
 
 import os
@@ -29,6 +29,4 @@ def package_path(own: Iterable[str]) -> list[str]:
 
 
 def _has_core(directory: str) -> bool:
-    return any(
-        os.path.isfile(os.path.join(directory, f"_core{suffix}")) for suffix in EXTENSION_SUFFIXES
-    )
+    return any(os.path.isfile(os.path.join(directory, f"_core{suffix}")) for suffix in EXTENSION_SUFFIXES)

@@ -5,6 +5,7 @@ Every class owns one C object and keeps alive what that object refers to. Method
 
 import os
 
+cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 from libc.stdlib cimport free, malloc
@@ -222,6 +223,7 @@ def probe_flops(*, int threads=1, int repetitions=5, isa=None):
     return rate
 
 
+@cython.final
 cdef class Transformer:
     """Configuration and weights of one model: read-only, shared by any number of sessions and threads.
 
@@ -304,6 +306,7 @@ cdef class Transformer:
         return out
 
 
+@cython.final
 cdef class Session:
     """One timeline of tokens with its keys and values.
 
@@ -442,6 +445,7 @@ cdef class Session:
         return next_token
 
 
+@cython.final
 cdef class Batch:
     """Work space for steps over several sessions at once.
 
@@ -515,6 +519,7 @@ cdef class Batch:
         return out
 
 
+@cython.final
 cdef class Sampler:
     """Chooses the next token: temperature, nucleus (top-p, Holtzman et al., 2019), xorshift64* random numbers.
 
@@ -578,6 +583,7 @@ cdef class Sampler:
         l2c_sampler_leave(self.handle)
 
 
+@cython.final
 cdef class Tokenizer:
     """A SentencePiece-style BPE vocabulary: text to token ids and back, byte fallback both ways.
 

@@ -40,9 +40,7 @@ class Conversation:
         self.system = system
         self.seed = random_seed() if seed is None else seed
         self.session = llm.session(context=context)
-        self.sampler = Sampler(
-            llm.config.vocab_size, temperature=temperature, top_p=top_p, seed=self.seed, isa=llm.isa
-        )
+        self.sampler = Sampler(llm.config.vocab_size, temperature=temperature, top_p=top_p, seed=self.seed, isa=llm.isa)
         self.generated = 0  # tokens, in all turns
         self.seconds = 0.0  # spent on them
 

@@ -96,14 +96,10 @@ class _Run:
             raise ValueError(f"max_tokens is {max_tokens}, expected 0 or more")
         self.ids = prompt_ids(llm.tokenizer, prompt)
         self.seed = random_seed() if seed is None else seed
-        self.sampler = Sampler(
-            llm.config.vocab_size, temperature=temperature, top_p=top_p, seed=self.seed, isa=llm.isa
-        )
+        self.sampler = Sampler(llm.config.vocab_size, temperature=temperature, top_p=top_p, seed=self.seed, isa=llm.isa)
         self.room = llm.context - len(self.ids)  # tokens that can still be taken
         if self.room < 0:
-            raise ContextError(
-                f"the prompt has {len(self.ids)} tokens, but the context {llm.context} positions"
-            )
+            raise ContextError(f"the prompt has {len(self.ids)} tokens, but the context {llm.context} positions")
         # The last token is sampled, not taken: it needs no position.
         self.session = llm.session(context=min(llm.context, len(self.ids) + max(max_tokens, 1)))
         self.max_tokens = max_tokens
@@ -132,9 +128,7 @@ class _Run:
         return Timings(len(self.ids), self.first - self.start, self.count, self.last - self.first)
 
 
-def _pieces(
-    run: _Run, tokenizer: Tokenizer, stop: str | Sequence[str], ignore_eos: bool
-) -> Iterator[Piece]:
+def _pieces(run: _Run, tokenizer: Tokenizer, stop: str | Sequence[str], ignore_eos: bool) -> Iterator[Piece]:
     ends = () if ignore_eos else tuple(end for end in (tokenizer.bos, tokenizer.eos) if end >= 0)
     # The space before a text belongs to its beginning only.
     decoder = TextDecoder(strip_space=len(run.ids) == 1 and run.ids[0] == tokenizer.bos)

@@ -64,9 +64,7 @@ class Llama:
             "context": context,
             "rope_theta": rope_theta,
         }
-        self._transformer: Transformer | None = Transformer(
-            self.path, isa=isa, mmap=mmap, rope_theta=rope_theta or 0.0
-        )
+        self._transformer: Transformer | None = Transformer(self.path, isa=isa, mmap=mmap, rope_theta=rope_theta or 0.0)
         self.config = Config(**self._transformer.config)
         self.context = self.config.context if context is None else context
         if self.context < 1:
@@ -97,9 +95,7 @@ class Llama:
 
     def session(self, *, context: int | None = None, chunk: int = 256) -> Session:
         """A fresh timeline. context: positions it can hold (the model's by default); chunk: prompt rows a step."""
-        return Session(
-            self.transformer, context=context or self.context, threads=self.threads, chunk=chunk
-        )
+        return Session(self.transformer, context=context or self.context, threads=self.threads, chunk=chunk)
 
     def logits(self, ids: Sequence[int] | NDArray[np.integer]) -> NDArray[np.float32]:
         """Logits after each token of a prompt, float32 [len(ids), vocab_size]. Raises ValueError, ContextError."""
@@ -162,9 +158,7 @@ class Llama:
         self.close()
 
     def __repr__(self) -> str:
-        state = (
-            "closed" if self._transformer is None else f"isa={self.isa!r}, threads={self.threads}"
-        )
+        state = "closed" if self._transformer is None else f"isa={self.isa!r}, threads={self.threads}"
         return f"<Llama {self.path!r} {self.config.format}, {state}>"
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -28,12 +28,10 @@ def parser() -> Parser:
     top = Parser(
         prog="llama2c",
         description="Run Llama models on the CPU.",
-        epilog=f"{TRACEBACK}=1 in the environment shows where an error came from; LLAMA2C_ISA=NAME is the default of --isa.",
+        epilog=f"Environment: {TRACEBACK}=1 shows where an error came from; LLAMA2C_ISA is the default of --isa.",
     )
     top.add_argument("--version", action="version", version=f"llama2c {__version__}")
-    commands = top.add_subparsers(
-        dest="command", metavar="COMMAND", required=True, parser_class=Parser
-    )
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
     for command in (run, info, bench):
         command.add(commands)
     return top

@@ -31,8 +31,8 @@ examples:
   llama2c bench model.bin -p 0 -n 32 -d 0,1024     decode at depth 0 and 1024
   llama2c bench model.bin -t 1,2 --isa avx2 --json
 
-GB/s counts the weights read and, for decode, the keys and values; TFLOP/s two operations for each weight. The shares are of
-the read bandwidth (2 MiB pages) and the f32 multiply-add rate that were probed in the same run, with the same threads.
+GB/s counts the weights read and, for decode, the keys and values; TFLOP/s two operations for each weight. The shares
+are of the read bandwidth (2 MiB pages) and the f32 multiply-add rate probed in the same run, with the same threads.
 """
 
 
@@ -148,11 +148,7 @@ class Bench:
             probe_bandwidth(PROBE_BYTES, threads=threads, isa=transformer.isa),
             probe_flops(threads=threads, isa=transformer.isa),
         )
-        self.ids = (
-            np.random.default_rng(SEED)
-            .integers(0, self.config["vocab_size"], 1 << 20)
-            .astype(np.int32)
-        )
+        self.ids = np.random.default_rng(SEED).integers(0, self.config["vocab_size"], 1 << 20).astype(np.int32)
 
     def sessions(self, count: int, depth: int, room: int) -> list[Any]:
         """Sessions with `depth` tokens taken and room for more."""
@@ -203,11 +199,7 @@ class Bench:
     def prefill(self, tokens: int, depth: int, batch: int) -> Row:
         """A prompt of `tokens` for each of `batch` sequences, after `depth` others."""
         sessions = self.sessions(batch, depth, tokens)
-        work = (
-            None
-            if batch == 1
-            else Batch(self.transformer, rows=tokens * batch, threads=self.threads)
-        )
+        work = None if batch == 1 else Batch(self.transformer, rows=tokens * batch, threads=self.threads)
         seconds = []
         for rep in range(self.reps + 1):
             start = time.perf_counter()
@@ -232,9 +224,7 @@ class Bench:
                 if work is None:
                     logits = sessions[0].step(int(self.ids[i]))
                 else:
-                    logits = work.step(
-                        [(s, self.ids[i : i + 1], ROLE_GENERATED, False) for s in sessions]
-                    )
+                    logits = work.step([(s, self.ids[i : i + 1], ROLE_GENERATED, False) for s in sessions])
             if rep:
                 seconds.append(time.perf_counter() - start)
             for session in sessions:
@@ -243,9 +233,7 @@ class Bench:
         return self.row("decode", tokens, depth, batch, seconds, kv_tokens, logits)
 
 
-def measure(
-    arguments: argparse.Namespace, transformer: Transformer, threads: int
-) -> Iterator[Row | Limits]:
+def measure(arguments: argparse.Namespace, transformer: Transformer, threads: int) -> Iterator[Row | Limits]:
     """The limits, then every row that was asked for."""
     bench = Bench(transformer, threads, arguments.reps)
     yield bench.limits
@@ -276,20 +264,18 @@ def run(arguments: argparse.Namespace) -> int:
                 limits = item
                 if not arguments.json:
                     print(
-                        f"{arguments.checkpoint}: {transformer.config['format']}, {transformer.isa}, {threads} threads; "
-                        f"probed {limits.gbs:.1f} GB/s, {limits.tflops:.3f} TFLOP/s f32"
+                        f"{arguments.checkpoint}: {transformer.config['format']}, {transformer.isa}, "
+                        f"{threads} threads; probed {limits.gbs:.1f} GB/s, {limits.tflops:.3f} TFLOP/s f32"
                     )
-                    print(
-                        "   test  tokens   depth  batch        tok/s          GB/s         TFLOP/s    logits"
-                    )
+                    print("   test  tokens   depth  batch        tok/s          GB/s         TFLOP/s    logits")
             elif arguments.json:
-                result.append(
-                    {**asdict(item), "probed_gbs": limits.gbs, "probed_tflops": limits.tflops}
-                )
+                result.append({**asdict(item), "probed_gbs": limits.gbs, "probed_tflops": limits.tflops})
             else:
                 print(
-                    f"{item.test:>7} {item.tokens:7} {item.depth:7} {item.batch:6} {item.tokens_per_second:10.1f} ±{item.spread:4.0%}"
-                    f" {item.gbs:7.1f} {item.bandwidth_share:4.0%}  {item.tflops:7.3f} {item.flops_share:4.0%}  {item.logits_hash}",
+                    f"{item.test:>7} {item.tokens:7} {item.depth:7} {item.batch:6}"
+                    f" {item.tokens_per_second:10.1f} ±{item.spread:4.0%}"
+                    f" {item.gbs:7.1f} {item.bandwidth_share:4.0%}"
+                    f"  {item.tflops:7.3f} {item.flops_share:4.0%}  {item.logits_hash}",
                     flush=True,
                 )
     if arguments.json:

@@ -19,17 +19,15 @@ def add(commands: Any) -> None:
     command = commands.add_parser(
         "info",
         help="what a file is, the memory it needs, what this machine can do",
-        description="Tell what a model file is, the memory it will need, and which instruction-set levels this machine has.",
+        description="Tell what a model file is, the memory it will need, and which instruction sets this machine has.",
     )
-    command.add_argument(
-        "checkpoint", metavar="CKPT", nargs="?", help="a model file; without it: the machine only"
-    )
+    command.add_argument("checkpoint", metavar="CKPT", nargs="?", help="a model file; without it: the machine only")
     command.add_argument("--json", action="store_true", help="print JSON")
     command.set_defaults(run=run)
 
 
 def gather_machine() -> dict[str, Any]:
-    """This build and this machine."""
+    """The build and the machine."""
     levels = available_isas()
     chosen = os.environ.get("LLAMA2C_ISA") or levels[-1]
     return {
@@ -49,9 +47,7 @@ def parameter_count(config: dict[str, Any]) -> int:
         config["n_kv_heads"] * config["head_dim"],
     )
     layer = 2 * dim * dim + 2 * dim * kv_dim + 3 * dim * hidden + 2 * dim
-    return int(
-        config["n_layers"] * layer + dim + config["vocab_size"] * dim * (1 if config["tied"] else 2)
-    )
+    return int(config["n_layers"] * layer + dim + config["vocab_size"] * dim * (1 if config["tied"] else 2))
 
 
 def gather_model(path: str) -> dict[str, Any]:
@@ -90,15 +86,14 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.checkpoint is not None:
         m = report["model"]
-        print(
-            f"{m['path']}: {m['format']}, {m['parameters']:,} parameters, {m['weight_type']} weights"
-        )
+        print(f"{m['path']}: {m['format']}, {m['parameters']:,} parameters, {m['weight_type']} weights")
         print(
             f"  dim {m['dim']}, hidden_dim {m['hidden_dim']}, layers {m['n_layers']}, heads {m['n_heads']}",
             end="",
         )
         print(
-            f" (key/value {m['n_kv_heads']}, size {m['head_dim']}), vocabulary {m['vocab_size']}, context {m['context']}"
+            f" (key/value {m['n_kv_heads']}, size {m['head_dim']}),"
+            f" vocabulary {m['vocab_size']}, context {m['context']}"
         )
         print(f"  classifier {'tied to the embedding' if m['tied'] else 'of its own'}", end="")
         print(f", rope_theta {m['rope_theta']:g}, norm_eps {m['norm_eps']:g}", end="")

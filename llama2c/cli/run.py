@@ -34,12 +34,8 @@ def add(commands: Any) -> None:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_argument(
-        "checkpoint", metavar="CKPT", nargs="?", help="the model: a llama2.c .bin file"
-    )
-    command.add_argument(
-        "text", metavar="PROMPT", nargs="?", help="text to continue; the same as -i"
-    )
+    command.add_argument("checkpoint", metavar="CKPT", nargs="?", help="the model: a llama2.c .bin file")
+    command.add_argument("text", metavar="PROMPT", nargs="?", help="text to continue; the same as -i")
     command.add_argument(
         "-t",
         "--temperature",
@@ -71,12 +67,8 @@ def add(commands: Any) -> None:
         metavar="N",
         help="positions to fill, the prompt's among them; 0: the whole context (default: 256; chat: 0)",
     )
-    command.add_argument(
-        "-i", "--prompt", metavar="TEXT", help="text to continue; in chat the first message"
-    )
-    command.add_argument(
-        "-z", "--tokenizer", metavar="FILE", help="tokenizer.bin or SentencePiece .model"
-    )
+    command.add_argument("-i", "--prompt", metavar="TEXT", help="text to continue; in chat the first message")
+    command.add_argument("-z", "--tokenizer", metavar="FILE", help="tokenizer.bin or SentencePiece .model")
     command.add_argument(
         "-m",
         "--mode",
@@ -151,16 +143,14 @@ class Writer:
 
 
 def printable(tokenizer: Tokenizer, token: int) -> bytes:
-    """A token's bytes for a terminal: like llama2.c, without lone control characters; unlike it, with bytes from 0x80."""
+    """A token's bytes: as llama2.c prints them, without lone control characters, but with the bytes from 0x80."""
     data = tokenizer.token_bytes(token)
     if len(data) == 1 and data < b"\x80" and not (data.isspace() or b" " <= data <= b"~"):
         return b""
     return data
 
 
-def _tokens(
-    llm: Any, ids: list[int], steps: int, sampler: Sampler, started: Callable[[], None]
-) -> Iterator[int]:
+def _tokens(llm: Any, ids: list[int], steps: int, sampler: Sampler, started: Callable[[], None]) -> Iterator[int]:
     """The tokens after BOS that llama2.c's loop prints: the prompt's, then sampled ones, `steps` at most."""
     taken = ids[:steps]
     session = llm.session(context=steps)
@@ -218,17 +208,13 @@ def _ask(question: str) -> str | None:
     return line.removesuffix("\n").removesuffix("\r") if line else None
 
 
-def _chat(
-    llm: Any, first: str | None, system: str | None, steps: int, settings: dict[str, Any]
-) -> int:
+def _chat(llm: Any, first: str | None, system: str | None, steps: int, settings: dict[str, Any]) -> int:
     from llama2c.chat import Conversation
     from llama2c.errors import ContextError
 
     if system is None:
         system = _ask("Enter system prompt (optional): ") or ""
-    chat = Conversation(
-        llm, system=system, context=min(steps, llm.context) if steps > 0 else None, **settings
-    )
+    chat = Conversation(llm, system=system, context=min(steps, llm.context) if steps > 0 else None, **settings)
     user = first
     while True:
         if user is None:

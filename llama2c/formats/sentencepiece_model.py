@@ -55,9 +55,7 @@ def _read_model(data: bytes) -> TokenTable:
     for number, value, offset in _fields(data, 0):
         if number == 1 or number in specs:
             if isinstance(value, int):
-                raise _ModelError(
-                    f"offset {offset}: field {number} is a number, expected a message"
-                )
+                raise _ModelError(f"offset {offset}: field {number} is a number, expected a message")
             fields = {inner: content for inner, content, _ in _fields(value, offset)}
             if number == 1:
                 pieces.append(fields)
@@ -90,9 +88,7 @@ def _check_settings(
         if fields.get(2):
             rule = fields.get(1, b"")
             name = rule.decode(errors="replace") if isinstance(rule, bytes) else rule
-            raise _ModelError(
-                f"{spec}.precompiled_charsmap is the rule {name!r}, expected none (identity)"
-            )
+            raise _ModelError(f"{spec}.precompiled_charsmap is the rule {name!r}, expected none (identity)")
     if _flag(normalizer, 4, default=True):
         raise _ModelError("normalizer_spec.remove_extra_whitespaces is true, expected false")
     if not _flag(normalizer, 5, default=True):
@@ -121,9 +117,7 @@ def _read_pieces(
             # SentencePiece never finds it, as spaces are U+2581 by then; here they become equal.
             raise _ModelError(f"pieces[{index}].piece is {piece!r}, expected U+2581 for each space")
         if seen.setdefault(piece, index) != index:
-            raise _ModelError(
-                f"pieces[{index}].piece is {piece!r}, which pieces[{seen[piece]}] is already"
-            )
+            raise _ModelError(f"pieces[{index}].piece is {piece!r}, which pieces[{seen[piece]}] is already")
         pieces.append(piece.replace(_META_SPACE, b" "))
         scores.append(struct.unpack("<f", score)[0])
         types.append(kind)
@@ -166,13 +160,10 @@ def _fields(data: bytes, base: int) -> Iterator[tuple[int, int | bytes, int]]:
         elif wire in (1, 5):
             size = 4 if wire == 5 else 8
         else:
-            raise _ModelError(
-                f"offset {base + start}: expected a protobuf field, found wire type {wire}"
-            )
+            raise _ModelError(f"offset {base + start}: expected a protobuf field, found wire type {wire}")
         if size > end - at:
             raise _ModelError(
-                f"offset {base + at}: expected {size} bytes of field {number}, "
-                f"the message ends after {end - at}"
+                f"offset {base + at}: expected {size} bytes of field {number}, the message ends after {end - at}"
             )
         yield number, data[at : at + size], base + at
         at += size
@@ -184,9 +175,7 @@ def _varint(data: bytes, at: int, base: int) -> tuple[int, int]:
     value = 0
     for shift in range(0, 70, 7):
         if at >= len(data):
-            raise _ModelError(
-                f"offset {base + at}: expected the rest of a number, the message ends"
-            )
+            raise _ModelError(f"offset {base + at}: expected the rest of a number, the message ends")
         byte = data[at]
         at += 1
         value |= (byte & 0x7F) << shift
