@@ -1,0 +1,181 @@
+"""Threads, cancellation, forks: sessions share a model, and the GIL is free while the core computes."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import checkpoints
+import numpy as np
+import pytest
+from oracle import Shape
+
+from llama2c import BusyError, CancelledError, Sampler, Session, Transformer
+
+SHAPE = Shape(256, 688, 6, 8, 4, 2000, 512)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "model.bin"
+    checkpoints.write(path, SHAPE, checkpoints.random_weights(np.random.default_rng(1), SHAPE), version=0)
+    return Transformer(str(path))
+
+
+def in_thread(function, *args) -> threading.Thread:
+    thread = threading.Thread(target=function, args=args)
+    thread.start()
+    return thread
+
+
+def wait_until(condition) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.0005)
+
+
+def test_the_gil_is_released(model):
+    """A pure Python thread goes on while another is inside one step."""
+    session = Session(model, chunk=512)
+    inside, counts = threading.Event(), []
+
+    def step() -> None:
+        inside.set()
+        session.prefill([1] * 512)
+        inside.clear()
+
+    sys.setswitchinterval(1e-4)
+    thread = in_thread(step)
+    inside.wait()
+    while inside.is_set():
+        counts.append(time.perf_counter())
+    thread.join()
+    # Held for the whole step, the GIL would let this thread come to it hardly ever.
+    assert len(counts) > 200
+
+
+def test_sixteen_threads(model, rng):
+    prompts = rng.integers(0, SHAPE.vocab_size, (16, 20)).tolist()
+
+    def run(index: int) -> tuple[list[int], np.ndarray]:
+        session = Session(model, threads=1 + index % 3)
+        sampler = Sampler(SHAPE.vocab_size, seed=index + 1)
+        token = sampler.sample(session.prefill(prompts[index]))
+        tokens = [token]
+        for _ in range(20):
+            tokens.append(session.step_sample(tokens[-1], sampler))
+        return tokens, session.step(tokens[-1])
+
+    one_by_one = [run(i) for i in range(16)]
+    results: dict[int, tuple] = {}
+    threads = [in_thread(lambda i=i: results.__setitem__(i, run(i))) for i in range(16)]
+    for thread in threads:
+        thread.join()
+    for i, (tokens, logits) in enumerate(one_by_one):
+        assert results[i][0] == tokens
+        assert np.array_equal(results[i][1], logits)
+
+
+def test_a_busy_session_refuses(model):
+    session = Session(model, chunk=512)
+    thread = in_thread(session.prefill, [1] * 500)
+    caught = []
+    while thread.is_alive():
+        for use in (lambda: session.step(1), lambda: session.prefill([1]), lambda: session.rewind(0)):
+            try:
+                use()
+            except BusyError as error:
+                caught.append(error)
+        if caught:
+            break
+    thread.join()
+    assert caught, "the step was over before it could be disturbed"
+
+
+def test_cancel_from_another_thread(model):
+    session = Session(model, chunk=64)
+    first = session.prefill([1, 2, 3])
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            while True:
+                session.prefill([1] * 400)
+                session.rewind(3)
+        except CancelledError as error:
+            errors.append(error)
+
+    thread = in_thread(run)
+    time.sleep(0.05)
+    session.cancel()
+    thread.join(60)
+    assert not thread.is_alive() and len(errors) == 1
+    assert session.position == 3
+    session.rewind(0)
+    assert np.array_equal(session.prefill([1, 2, 3]), first)  # as good as new
+    session.cancel()  # of no step: the next one ends
+    with pytest.raises(CancelledError):
+        session.step(1)
+    session.step(1)
+
+
+def test_sampler_is_for_one_thread(model):
+    """Two sessions with one sampler: the second gets BusyError or its turn, never a torn state."""
+    sampler = Sampler(SHAPE.vocab_size, seed=1)
+    busy = []
+
+    def run() -> None:
+        session = Session(model)
+        token = 1
+        for _ in range(60):
+            try:
+                token = session.step_sample(token, sampler)
+            except BusyError:
+                busy.append(1)
+            assert 0 <= token < SHAPE.vocab_size
+
+    threads = [in_thread(run) for _ in range(4)]
+    for thread in threads:
+        thread.join()
+    assert busy
+
+
+FORK = """
+import os, sys
+import numpy as np
+from llama2c import Session, Transformer
+
+model = Transformer(sys.argv[1])
+session = Session(model, threads=2)
+expected = session.prefill([1] * 200)
+children = []
+for _ in range(2):
+    child = os.fork()
+    if child == 0:
+        fresh = Session(model, threads=2)
+        same = np.array_equal(fresh.prefill([1] * 200), expected)
+        session.step(1)
+        os._exit(0 if same else 3)
+    children.append(child)
+codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+session.step(1)
+sys.exit(max(codes))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+def test_a_forked_child_works(model):
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", FORK, model.path], timeout=120, check=False)
+    assert done.returncode == 0
+
+
+def test_sessions_keep_their_model_alive(model):
+    session = Session(Transformer(model.path))
+    assert np.array_equal(session.prefill([5, 6]), Session(model).prefill([5, 6]))
+
+
+def test_many_sessions_come_and_go(model):
+    for _ in range(300):
+        Session(model, context=64).prefill([1])

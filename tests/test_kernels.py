@@ -1,0 +1,66 @@
+"""Every kernel at every level gives the scalar kernel's bits: tests/c/checkkernels.c, here and on an emulated AArch64.
+
+The same emulator runs a whole story: greedy.c, against llama2.c's own text.
+"""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+BUILD = ROOT / "csrc" / "build.py"
+AARCH64 = ("aarch64-linux-gnu-gcc", "qemu-aarch64")
+
+
+def build(out: Path, main: str, *options: str) -> Path:
+    command = [sys.executable, str(BUILD), "--main", str(ROOT / "tests" / "c" / main), "--out", str(out), *options]
+    subprocess.run(command, check=True)
+    return out
+
+
+def output(*command: str | Path) -> str:
+    done = subprocess.run([str(part) for part in command], capture_output=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stdout.decode() + done.stderr.decode()
+    return done.stdout.decode()
+
+
+def need(*tools: str) -> None:
+    missing = [tool for tool in tools if not shutil.which(tool)]
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)}")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="build.py drives compilers with the flags of gcc")
+def test_levels_agree(tmp_path, rng):
+    need("cc")
+    checker = build(tmp_path / "checkkernels", "checkkernels.c")
+    lines = output(checker, str(rng.seed + 1)).splitlines()
+    assert lines and all("same bits" in line for line in lines)
+
+
+@pytest.mark.slow
+def test_kernels_under_sanitizers(tmp_path, rng):
+    need("cc")
+    if sys.platform != "linux":
+        pytest.skip("the sanitizers' flags are those of Linux")
+    checker = build(tmp_path / "checkkernels", "checkkernels.c", "--sanitize")
+    assert output(checker, str(rng.seed + 1)).count("same bits") >= 1
+
+
+@pytest.mark.slow
+def test_aarch64(tmp_path, data, rng):
+    need(*AARCH64)
+    cross = ("--cc", AARCH64[0], "--", "-static")
+    checker = build(tmp_path / "checkkernels", "checkkernels.c", *cross)
+    lines = output(AARCH64[1], checker, str(rng.seed + 1)).splitlines()
+    assert [line.split(":")[0] for line in lines] == ["scalar", "neon", "dotprod"]
+    assert all("same bits" in line for line in lines)
+    story = build(tmp_path / "greedy", "greedy.c", *cross)
+    files = (data / "models" / "stories260K.bin", data / "models" / "tok512.bin")
+    expected = (data / "expected" / "stories260K_greedy.txt").read_text()
+    for level in ("neon", "dotprod"):
+        assert output(AARCH64[1], story, *files, "256", level) == expected
