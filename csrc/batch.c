@@ -158,45 +158,85 @@ static void set_rows(l2c_batch *b, const l2c_span *spans, size_t n_spans) {
     }
 }
 
-static int run(l2c_batch *b, const l2c_span *spans, size_t n_spans, float *logits, l2c_error *error) {
+static int begin(l2c_batch *b, const l2c_span *spans, size_t n_spans, float *logits, l2c_error *error) {
     const int status = check_spans(b, spans, n_spans, error);
     if (status != L2C_OK) {
         return status;
     }
     set_rows(b, spans, n_spans);
     b->logits = logits;
-    b->spans = spans;
-    b->n_spans = n_spans;
+    b->layer = 0;
     b->cancelled = false;
+    return L2C_OK;
+}
+
+/* From the layer where the step stands to its end, or to the end of the slice. */
+static int advance(l2c_batch *b, l2c_error *error) {
     const double macs = l2c_transformer_token_macs(b->transformer) * (double)(b->prompt + b->generated);
     const int useful = macs < MACS_PER_THREAD * b->threads ? (int)(macs / MACS_PER_THREAD) + 1 : b->threads;
+    b->paused = false;
+    b->started = b->slice > 0 ? l2c_seconds() : 0;
     l2c_team_run(useful < b->threads ? useful : b->threads, l2c_forward, b);
+    if (b->paused) {
+        return L2C_PAUSED;
+    }
     if (b->cancelled) {
-        for (size_t i = 0; i < n_spans; i++) {
-            atomic_store(&spans[i].session->cancelled, false);
+        for (size_t i = 0; i < b->n_spans; i++) {
+            atomic_store(&b->spans[i].session->cancelled, false);
         }
         return l2c_fail(error, L2C_ERROR_CANCELLED, "the step was cancelled");
     }
-    for (size_t i = 0; i < n_spans; i++) {
-        spans[i].session->position += spans[i].count;
+    for (size_t i = 0; i < b->n_spans; i++) {
+        b->spans[i].session->position += b->spans[i].count;
     }
     return L2C_OK;
 }
 
+static void leave(const l2c_span *spans, size_t entered) {
+    while (entered > 0) {
+        l2c_session_leave(spans[--entered].session);
+    }
+}
+
+/* The step is over, unless it only paused. */
+static int finish(l2c_batch *b, int status) {
+    if (status != L2C_PAUSED) {
+        leave(b->spans, b->n_spans);
+        b->spans = NULL;
+        b->n_spans = 0;
+    }
+    return status;
+}
+
 int l2c_batch_step(l2c_batch *batch, const l2c_span *spans, size_t n_spans, float *logits, l2c_error *error) {
-    int status = L2C_OK;
     size_t entered = 0;
     while (entered < n_spans && l2c_session_enter(spans[entered].session)) {
         entered++;
     }
     if (entered < n_spans) {
-        status = l2c_fail(error, L2C_ERROR_BUSY, "span %zu: the session is inside another step, or twice in this one",
-                          entered);
-    } else {
-        status = run(batch, spans, n_spans, logits, error);
+        leave(spans, entered);
+        return l2c_fail(error, L2C_ERROR_BUSY, "span %zu: the session is inside another step, or twice in this one",
+                        entered);
     }
-    while (entered > 0) {
-        l2c_session_leave(spans[--entered].session);
+    batch->spans = spans;
+    batch->n_spans = n_spans;
+    const int status = begin(batch, spans, n_spans, logits, error);
+    return finish(batch, status == L2C_OK ? advance(batch, error) : status);
+}
+
+void l2c_batch_set_slice(l2c_batch *batch, double seconds) {
+    batch->slice = seconds;
+}
+
+int l2c_batch_resume(l2c_batch *batch, l2c_error *error) {
+    if (!batch->spans) {
+        return l2c_fail(error, L2C_ERROR_ARGUMENT, "no step is paused");
     }
-    return status;
+    return finish(batch, advance(batch, error));
+}
+
+void l2c_batch_abandon(l2c_batch *batch) {
+    if (batch->spans) {
+        finish(batch, L2C_ERROR_CANCELLED);
+    }
 }

@@ -37,7 +37,9 @@ struct l2c_batch {
     float *logits;                          /* [wanted][vocab_size], the caller's */
     const l2c_span *spans;
     size_t n_spans;
-    bool cancelled;
+    double slice, started; /* seconds that a run may last, 0: any; when this one began */
+    size_t layer;          /* the next one */
+    bool cancelled, paused;
 };
 
 /* forward.c: the body of a step for every thread of the team; `batch` is an l2c_batch. */

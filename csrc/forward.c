@@ -167,24 +167,30 @@ static void keep_wanted(const l2c_team *team, l2c_batch *b) {
     l2c_team_wait(team);
 }
 
-/* One thread looks, and all do as it saw. */
-static bool cancelled(const l2c_team *team, l2c_batch *b) {
+/* Whether to stop before this layer: cancelled, or the slice is over. One thread looks, and all do as it saw. */
+static bool interrupted(const l2c_team *team, l2c_batch *b, size_t layer, size_t first) {
     if (team->rank == 0) {
         for (size_t i = 0; i < b->n_spans; i++) {
             b->cancelled |= atomic_load_explicit(&b->spans[i].session->cancelled, memory_order_relaxed);
         }
+        b->layer = layer;
+        b->paused = !b->cancelled && layer > first && b->slice > 0 && l2c_seconds() - b->started > b->slice;
     }
     l2c_team_wait(team);
-    return b->cancelled;
+    return b->cancelled || b->paused;
 }
 
 void l2c_forward(const l2c_team *team, void *batch) {
     l2c_batch *b = batch;
     const l2c_config *c = &b->transformer->model.config;
     const size_t q_dim = (size_t)c->n_heads * (size_t)c->head_dim, n_layers = (size_t)c->n_layers;
-    embed(team, b);
-    for (size_t layer = 0; layer < n_layers; layer++) {
-        if (cancelled(team, b)) {
+    const size_t first = b->layer;
+    l2c_team_wait(team); /* all have seen where to begin */
+    if (first == 0) {
+        embed(team, b);
+    }
+    for (size_t layer = first; layer < n_layers; layer++) {
+        if (interrupted(team, b, layer, first)) {
             return;
         }
         normalize(team, b, vector(b, L2C_TENSOR_ATTN_NORM, layer));

@@ -16,6 +16,7 @@
 #define L2C_VERSION "0.1.0"
 
 typedef enum l2c_status {
+    L2C_PAUSED = 1, /* no error: a step's time slice is over, see l2c_batch_set_slice */
     L2C_OK = 0,
     L2C_ERROR_MEMORY = -1,      /* out of memory */
     L2C_ERROR_IO = -2,          /* the system refused; l2c_error.system holds errno */
@@ -134,6 +135,12 @@ int32_t l2c_batch_rows(const l2c_batch *batch);
  * span order][vocab_size], written in full or, on failure, not to be read; after a failure every session is at the
  * position it had before. One step at a time. */
 int l2c_batch_step(l2c_batch *batch, const l2c_span *spans, size_t n_spans, float *logits, l2c_error *error);
+/* With a slice, a step that takes longer returns L2C_PAUSED at the end of a layer, so that a caller can look at signals;
+ * l2c_batch_resume goes on (and may pause again), l2c_batch_abandon gives the step up. Until then spans, logits and the
+ * sessions belong to the step. 0: never pause, the default. */
+void l2c_batch_set_slice(l2c_batch *batch, double seconds);
+int l2c_batch_resume(l2c_batch *batch, l2c_error *error);
+void l2c_batch_abandon(l2c_batch *batch);
 
 /* ---- Sampler: logits to token id ---- */
 

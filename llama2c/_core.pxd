@@ -3,6 +3,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 
 cdef extern from "llama2c.h" nogil:
     ctypedef enum l2c_status:
+        L2C_PAUSED
         L2C_OK
         L2C_ERROR_MEMORY
         L2C_ERROR_IO
@@ -98,6 +99,9 @@ cdef extern from "llama2c.h" nogil:
     int32_t l2c_batch_rows(const l2c_batch *batch)
     int l2c_batch_step(l2c_batch *batch, const l2c_span *spans, size_t n_spans, float *logits,
                        l2c_error *error)
+    void l2c_batch_set_slice(l2c_batch *batch, double seconds)
+    int l2c_batch_resume(l2c_batch *batch, l2c_error *error)
+    void l2c_batch_abandon(l2c_batch *batch)
 
     ctypedef struct l2c_sampler:
         pass

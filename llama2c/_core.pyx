@@ -306,6 +306,23 @@ cdef class Transformer:
         return out
 
 
+# How long a step computes before signals are looked at, so that Ctrl-C never waits for the step's end.
+cdef double SLICE_SECONDS = 0.1
+
+
+cdef int finish_step(l2c_batch *batch, int status, l2c_error *error) except? -100:
+    # Carries a paused step on to its end; a signal handler that raises gives it up.
+    while status == L2C_PAUSED:
+        try:
+            PyErr_CheckSignals()
+        except BaseException:
+            l2c_batch_abandon(batch)
+            raise
+        with nogil:
+            status = l2c_batch_resume(batch, error)
+    return status
+
+
 @cython.final
 cdef class Session:
     """One timeline of tokens with its keys and values.
@@ -332,6 +349,7 @@ cdef class Session:
             chunk = context
         check(l2c_session_create(&self.handle, transformer.handle, context, &error), &error)
         check(l2c_batch_create(&self.batch, transformer.handle, chunk, threads, &error), &error)
+        l2c_batch_set_slice(self.batch, SLICE_SECONDS)
 
     def __dealloc__(self):
         l2c_batch_free(&self.batch)
@@ -357,7 +375,7 @@ cdef class Session:
         l2c_session_cancel(self.handle)
 
     cdef object take_prompt(self, object tokens, bint every_row):
-        # One step a chunk; between steps signals are seen. A failure takes the whole prompt back.
+        # One step a chunk. A failure takes the whole prompt back.
         cdef l2c_error error, ignored
         cdef object ids = token_array(tokens)
         cdef const int32_t[::1] view = ids
@@ -386,9 +404,9 @@ cdef class Session:
                 logits = &result[done if every_row else 0, 0]
                 with nogil:
                     status = l2c_batch_step(self.batch, &span, 1, logits, &error)
-                check(status, &error)
+                check(finish_step(self.batch, status, &error), &error)
                 done += part
-                PyErr_CheckSignals()
+                PyErr_CheckSignals()  # steps too short to pause
         except BusyError:
             raise  # the session is another thread's: its position is not ours to take back
         except BaseException:
@@ -407,41 +425,40 @@ cdef class Session:
         """Append prompt tokens; returns the logits after each one, float32 [len(tokens), vocab_size]."""
         return self.take_prompt(tokens, True)
 
-    cdef int take_token(self, int32_t token, float *logits, l2c_error *error) noexcept nogil:
+    cdef int take_token(self, int32_t token, float *logits, l2c_error *error) except? -100:
         cdef l2c_span span
+        cdef int status
         span.session = self.handle
         span.tokens = &token
         span.count = 1
         span.role = L2C_ROLE_GENERATED
         span.want = L2C_WANT_LAST
-        return l2c_batch_step(self.batch, &span, 1, logits, error)
+        with nogil:
+            status = l2c_batch_step(self.batch, &span, 1, logits, error)
+        return finish_step(self.batch, status, error)
 
     def step(self, int32_t token):
         """Append a generated token; returns the logits after it, float32 [vocab_size]."""
         cdef l2c_error error
-        cdef int status
         out = np.empty(self.vocab_size, dtype=np.float32)
         cdef float[::1] view = out
-        with nogil:
-            status = self.take_token(token, &view[0], &error)
-        check(status, &error)
+        check(self.take_token(token, &view[0], &error), &error)
         return out
 
     def step_sample(self, int32_t token, Sampler sampler not None):
         """Append a generated token and sample the one after it; returns its id. The inner step of generation."""
         cdef l2c_error error
-        cdef int status
         cdef int32_t next_token = 0
         if sampler.vocab_size != self.vocab_size:
             raise ValueError(f"a sampler of {sampler.vocab_size} tokens for a model of {self.vocab_size}")
         if not l2c_sampler_enter(sampler.handle):
             raise BusyError("the sampler is in use by another thread")
-        with nogil:
-            status = self.take_token(token, l2c_sampler_logits(sampler.handle), &error)
-            if status == L2C_OK:
+        try:
+            check(self.take_token(token, l2c_sampler_logits(sampler.handle), &error), &error)
+            with nogil:
                 next_token = l2c_sampler_sample(sampler.handle)
+        finally:
             l2c_sampler_leave(sampler.handle)
-        check(status, &error)
         return next_token
 
 
@@ -463,6 +480,7 @@ cdef class Batch:
         self.transformer = transformer
         self.vocab_size = l2c_transformer_config(transformer.handle).vocab_size
         check(l2c_batch_create(&self.handle, transformer.handle, rows, threads, &error), &error)
+        l2c_batch_set_slice(self.handle, SLICE_SECONDS)
 
     def __dealloc__(self):
         l2c_batch_free(&self.handle)
@@ -513,7 +531,7 @@ cdef class Batch:
                 c_spans[i].want = L2C_WANT_ALL if items[i][3] else L2C_WANT_LAST
             with nogil:
                 status = l2c_batch_step(self.handle, c_spans, n, &result[0, 0] if n else NULL, &error)
-            check(status, &error)
+            check(finish_step(self.handle, status, &error), &error)
         finally:
             free(c_spans)
         return out

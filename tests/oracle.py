@@ -1,6 +1,6 @@
 """A Llama in float64 NumPy, as the papers have it: the reference that the core's logits are held against.
 
-Weights are a dict of float64 arrays under GGUF's names: "token_embd" [vocab, dim], "blk.0.attn_q" [heads * head_dim, dim], ...
+Weights are a dict of float64 arrays by GGUF's names: "token_embd" [vocab, dim], "blk.0.attn_q" [heads * head_dim, dim]...
 """
 
 from collections.abc import Sequence
@@ -73,7 +73,9 @@ def quantized(group_size: int):
             group = x[:, start : start + group_size].astype(np.float32)
             scale = np.abs(group).max(axis=1, keepdims=True) / np.float32(127)
             units = group / np.where(scale > 0, scale, np.float32(1))
-            rounded[:, start : start + group_size] = np.trunc(units + np.copysign(np.float32(0.49999997), units)) * scale
+            rounded[:, start : start + group_size] = (
+                np.trunc(units + np.copysign(np.float32(0.49999997), units)) * scale
+            )
         return rounded @ w.T
 
     return product

@@ -75,6 +75,17 @@ def positive(text: str) -> int:
 positive.__name__ = "integer"  # argparse names the type in its messages
 
 
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments; `run CKPT -t 0 PROMPT` too, where argparse has settled the positionals before the options."""
+    top = parser()
+    arguments, rest = top.parse_known_args(argv)
+    if len(rest) == 1 and not rest[0].startswith("-") and getattr(arguments, "text", "") is None:
+        arguments.text = rest.pop()
+    if rest:
+        top.error(f"unrecognized arguments: {' '.join(rest)}")
+    return arguments
+
+
 def _message(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
@@ -88,7 +99,7 @@ def _message(error: BaseException) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     try:
-        arguments = parser().parse_args(argv)
+        arguments = parse(argv)
         code: int = arguments.run(arguments)
         sys.stdout.flush()
         return code

@@ -1,0 +1,244 @@
+"""How the C core is compiled, told once: setup.py, the tests and CI take files and flags from here.
+
+As a command it compiles the core and, given a C file that has a main(), links both to a program:
+
+    python csrc/build.py --cc clang --strict
+    python csrc/build.py --main tests/c/checkkernels.c --out build/check --sanitize
+    python csrc/build.py --cc aarch64-linux-gnu-gcc --main tests/c/checkkernels.c --out build/check
+
+Only kernels_<level>.c may use instructions beyond the architecture's baseline, and cpu.c calls a
+level only where the processor runs it. Nothing depends on the machine that builds.
+"""
+
+import argparse
+import os
+import shlex
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+CSRC = Path(__file__).resolve().parent
+
+Object = TypeVar("Object")
+
+# ---- The table ----
+
+
+class Level(NamedTuple):
+    """An instruction-set level: kernels_<name>.c, L2C_HAVE_<NAME>, and the flags of that file."""
+
+    name: str
+    gnu: tuple[str, ...] = ()
+    msvc: tuple[str, ...] = ()
+
+
+AVX2 = ("-mavx2", "-mfma", "-mf16c")
+AVX512 = (*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl")
+
+# By architecture, lowest first, on top of kernels_scalar.c, which every machine has.
+LEVELS = {
+    "x86_64": (
+        Level("avx2", AVX2, ("/arch:AVX2",)),
+        Level("avx512", AVX512, ("/arch:AVX512",)),
+        Level("avx512vnni", (*AVX512, "-mavx512vnni"), ("/arch:AVX512",)),
+    ),
+    "aarch64": (
+        Level("neon"),
+        Level("dotprod", ("-march=armv8.2-a+dotprod",)),
+    ),
+}
+OTHER_NAMES = {"amd64": "x86_64", "arm64": "aarch64"}
+
+# No contraction: the levels agree bit for bit, so every fused multiply-add is written as one.
+# -g0: setuptools puts the interpreter's own flags first, they often hold -g, and debug information
+# would triple the wheel.
+GNU = ("-std=c11", "-O3", "-g0", "-fno-math-errno", "-ffp-contract=off", "-fvisibility=hidden")
+MSVC = ("/std:c11", "/experimental:c11atomics", "/O2", "/fp:precise", "/D_CRT_SECURE_NO_WARNINGS")
+SANITIZE = (
+    *("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"),
+    *("-fno-omit-frame-pointer", "-g1", "-O2"),  # with -O3 compiling takes three times as long
+)
+LINK = ("-lm", "-pthread")
+WARNINGS = (
+    *("-Wall", "-Wextra", "-Wshadow", "-Wvla", "-Wundef", "-Wpointer-arith", "-Wwrite-strings"),
+    *("-Wstrict-prototypes", "-Wmissing-prototypes", "-Wold-style-definition"),
+    *("-Wconversion", "-Wsign-conversion"),
+)
+
+# By platform, (compiler flags, linker flags) to try in turn. Apple's clang has no runtime for
+# OpenMP; Homebrew's lies outside the search path.
+LIBOMP = "/opt/homebrew/opt/libomp"
+OPENMP = {
+    "linux": ((("-fopenmp",), ("-fopenmp",)),),
+    "darwin": (
+        (("-fopenmp",), ("-fopenmp",)),
+        (("-Xpreprocessor", "-fopenmp", f"-I{LIBOMP}/include"), (f"-L{LIBOMP}/lib", "-lomp")),
+    ),
+    "win32": ((("/openmp",), ()),),
+}
+OPENMP_PROBE = """
+#include <omp.h>
+int main(void) {
+    int n = 0;
+#pragma omp parallel reduction(+ : n)
+    n += omp_get_num_threads();
+    return n == 0;
+}
+"""
+
+# ---- From the table to compiler calls ----
+
+
+@dataclass(frozen=True)
+class Options:
+    """The choices in a build."""
+
+    openmp: bool = True
+    sanitize: bool = False
+    strict: bool = False
+    msvc: bool = False
+
+    @classmethod
+    def from_environment(cls, *, msvc: bool) -> "Options":
+        """LLAMA2C_NO_OPENMP, _SANITIZE and _STRICT, as setup.py has no command line of its own."""
+
+        def is_set(name: str) -> bool:
+            return os.environ.get(f"LLAMA2C_{name}", "") not in ("", "0")
+
+        return cls(not is_set("NO_OPENMP"), is_set("SANITIZE"), is_set("STRICT"), msvc)
+
+    def compile_flags(self) -> list[str]:
+        """For every C file, the generated one included."""
+        return list(MSVC) if self.msvc else [*GNU, *(SANITIZE if self.sanitize else ())]
+
+    def link_flags(self) -> list[str]:
+        return [] if self.msvc else [*LINK, *(SANITIZE if self.sanitize else ())]
+
+
+class Unit(NamedTuple):
+    """A C file with all its flags."""
+
+    source: Path
+    flags: list[str]
+
+
+def canonical(machine: str) -> str:
+    return OTHER_NAMES.get(machine.lower(), machine.lower())
+
+
+def target_machine() -> str:
+    """The architecture that extensions for this Python are compiled for."""
+    given = os.environ.get("LLAMA2C_MACHINE")
+    archs = set(os.environ.get("ARCHFLAGS", "").split()) - {"-arch"}  # macOS, e.g. "-arch arm64"
+    if len(archs) > 1:
+        sys.exit(f"llama2c is built for one architecture at a time, ARCHFLAGS asks for {archs}")
+    own = sysconfig.get_platform().rpartition("-")[2]  # of linux-x86_64, macosx-11.0-arm64, ...
+    return canonical(given or (archs or {own}).pop())
+
+
+def units(machine: str, options: Options, openmp_flags: Sequence[str], more: Sequence[Path] = ()) -> list[Unit]:
+    """Every C file of the core and `more`, the slowest first; only ops.c gets the OpenMP flags."""
+    levels = LEVELS.get(machine, ())
+    own = {f"kernels_{level.name}.c": level.msvc if options.msvc else level.gnu for level in levels}
+    own["kernels_scalar.c"] = ()
+    others = (path.name for path in CSRC.glob("*.c") if not path.name.startswith("kernels_"))
+    paths = [*(CSRC / name for name in (*own, *sorted(others))), *more]
+    own["ops.c"] = tuple(openmp_flags)
+
+    shared = options.compile_flags() + [f"-DL2C_HAVE_{level.name.upper()}=1" for level in levels]
+    if options.strict and not options.msvc:
+        shared += [*WARNINGS, "-Werror"]
+    return [Unit(path, [*shared, *own.get(path.name, ())]) for path in paths]
+
+
+def find_openmp(options: Options, links: Callable[[Sequence[str], Sequence[str]], bool]) -> tuple[list[str], list[str]]:
+    """Compiler and linker flags of OpenMP, empty without. `links`: do these build OPENMP_PROBE?"""
+    if options.openmp:
+        for compile_flags, link_flags in OPENMP.get(sys.platform, ()):
+            if links(compile_flags, link_flags):
+                return list(compile_flags), list(link_flags)
+        print("llama2c: the compiler has no OpenMP: the core will use one thread", file=sys.stderr)
+    return [], []
+
+
+def in_parallel(compile_unit: Callable[[Unit], Object], todo: Sequence[Unit]) -> list[Object]:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(compile_unit, todo))
+
+
+# ---- The command: a GNU-like compiler, called directly ----
+
+
+def run(*command: object, quiet: bool = False) -> bool:
+    words = [str(word) for word in command]
+    result = subprocess.run(words, capture_output=True, text=True, check=False)
+    if result.stderr and not quiet:
+        print(shlex.join(words), result.stderr, sep="\n", file=sys.stderr)
+    return result.returncode == 0
+
+
+def build(
+    options: Options,
+    cc: str,
+    machine: str,
+    extra: Sequence[str],
+    main: Path | None,
+    out: Path | None,
+) -> bool:
+    """Compile the core and, if given, link it with `main` to the program `out`.
+
+    False if the compiler refused something; it has said why.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        probe = folder / "probe.c"
+        probe.write_text(OPENMP_PROBE)
+
+        def links(compile_flags: Sequence[str], link_flags: Sequence[str]) -> bool:
+            program = folder / "probe"
+            return run(cc, *compile_flags, probe, "-o", program, *link_flags, quiet=True)
+
+        def compile_unit(unit: Unit) -> Path | None:
+            target = folder / f"{unit.source.stem}.o"
+            done = run(cc, *unit.flags, *extra, f"-I{CSRC}", "-c", unit.source, "-o", target)
+            return target if done else None
+
+        compile_openmp, link_openmp = find_openmp(options, links)
+        todo = units(machine, options, compile_openmp, [main] if main else [])
+        objects = in_parallel(compile_unit, todo)
+        if None in objects:
+            return False
+        link_flags = [*extra, *options.link_flags(), *link_openmp]
+        return main is None or run(cc, *objects, *link_flags, "-o", out)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Compile the C core, alone or into a program.")
+    parser.add_argument("--cc", default=os.environ.get("CC", "cc"), help="default: $CC, else cc")
+    parser.add_argument("--machine", help="architecture, e.g. aarch64; default: the compiler's")
+    parser.add_argument("--main", type=Path, help="C file that has the main function")
+    parser.add_argument("--out", type=Path, help="program to write, with --main")
+    parser.add_argument("--sanitize", action="store_true", help="with ASan and UBSan")
+    parser.add_argument("--strict", action="store_true", help="all warnings, as errors")
+    parser.add_argument("--no-openmp", action="store_true")
+    parser.add_argument("flags", nargs="*", help="more compiler and linker flags, after --")
+    given = parser.parse_args()
+    if (given.main is None) != (given.out is None):
+        parser.error("--main and --out belong together")
+    machine = given.machine
+    if machine is None:
+        triplet = subprocess.check_output([given.cc, "-dumpmachine"], text=True)
+        machine = triplet.partition("-")[0]
+    options = Options(not given.no_openmp, given.sanitize, given.strict)
+    done = build(options, given.cc, canonical(machine), given.flags, given.main, given.out)
+    return 0 if done else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""What the tests share: the real data, seeded random numbers, the instruction-set levels."""
+
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import llama2c
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = Path(os.environ.get("LLAMA2C_TEST_DATA") or ROOT.parent / "shared" / "data")
+
+
+def is_set(name: str) -> bool:
+    return os.environ.get(name, "").lower() not in ("", "0", "false")
+
+
+@pytest.fixture(scope="session")
+def data_file() -> Callable[[str], Path]:
+    """A function from a name such as "models/stories260K.bin" to the path of that real file.
+
+    A missing one is a failure in CI and a skip elsewhere. CI that cannot have the data, whose
+    licences do not let us publish it, says so by LLAMA2C_DATA_OPTIONAL=1.
+    """
+
+    def find(name: str) -> Path:
+        path = DATA / name
+        if not path.exists():
+            reason = f"no {path}: LLAMA2C_TEST_DATA names the directory of the real data"
+            if is_set("CI") and not is_set("LLAMA2C_DATA_OPTIONAL"):
+                pytest.fail(reason, pytrace=False)
+            pytest.skip(reason)
+        return path
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def data(data_file: Callable[[str], Path]) -> Path:
+    """The directory of the real data."""
+    return data_file("")
+
+
+class Rng(np.random.Generator):
+    """A generator whose repr, which pytest shows when a test fails, is what repeats it."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(np.random.PCG64(seed))
+        self.seed = seed
+
+    def __repr__(self) -> str:
+        return f"Rng(LLAMA2C_TEST_SEED={self.seed})"
+
+
+@pytest.fixture
+def rng() -> Rng:
+    """Random numbers, others in every run; LLAMA2C_TEST_SEED repeats those of a failure."""
+    return Rng(int(os.environ.get("LLAMA2C_TEST_SEED") or secrets.randbits(32)))
+
+
+@pytest.fixture(params=llama2c.available_isas())
+def isa(request: pytest.FixtureRequest) -> str:
+    """Each instruction-set level that this machine runs."""
+    level: str = request.param
+    return level
