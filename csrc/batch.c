@@ -27,7 +27,8 @@ static size_t larger(size_t a, size_t b) {
 }
 
 static void lay_out(l2c_batch *b, arena *a, const l2c_config *config, size_t rows, size_t threads) {
-    const size_t dim = (size_t)config->dim, hidden_dim = (size_t)config->hidden_dim, head_dim = (size_t)config->head_dim;
+    const size_t dim = (size_t)config->dim, hidden_dim = (size_t)config->hidden_dim,
+                 head_dim = (size_t)config->head_dim;
     const size_t q_dim = (size_t)config->n_heads * head_dim, kv_dim = (size_t)config->n_kv_heads * head_dim;
     const size_t group_heads = (size_t)config->n_heads / (size_t)config->n_kv_heads;
     b->rows = part(a, rows, sizeof *b->rows);
@@ -104,11 +105,13 @@ static int check_span(const l2c_batch *b, const l2c_span *span, size_t index, l2
         return l2c_fail(error, L2C_ERROR_ARGUMENT, "span %zu: the session belongs to another transformer", index);
     }
     if (span->count < 1) {
-        return l2c_fail(error, L2C_ERROR_ARGUMENT, "span %zu: %ld tokens, expected at least 1", index, (long)span->count);
+        return l2c_fail(error, L2C_ERROR_ARGUMENT, "span %zu: %ld tokens, expected at least 1", index,
+                        (long)span->count);
     }
     if (span->count > s->context - s->position) {
-        return l2c_fail(error, L2C_ERROR_CONTEXT, "%ld tokens at position %ld do not fit into a context of %ld positions",
-                        (long)span->count, (long)s->position, (long)s->context);
+        return l2c_fail(error, L2C_ERROR_CONTEXT,
+                        "%ld tokens at position %ld do not fit into a context of %ld positions", (long)span->count,
+                        (long)s->position, (long)s->context);
     }
     for (int32_t i = 0; i < span->count; i++) {
         if (span->tokens[i] < 0 || span->tokens[i] >= vocab_size) {

@@ -20,15 +20,15 @@ struct l2c_batch {
     void *memory; /* owned; everything below lies in it */
     size_t memory_bytes;
 
-    l2c_row *rows;     /* [R] */
-    float *x;          /* [R][dim] residual stream */
-    float *normed;     /* [R][dim] */
-    float *q, *k, *v;  /* [R][n_heads head_dim], [R][n_kv_heads head_dim] twice */
-    float *attended;   /* [R][n_heads head_dim] */
-    float *gate, *up;  /* [R][hidden_dim] */
-    float *angles;     /* [R][2 head_dim] of RoPE at this row's position, as kernels take them */
-    l2c_q8_rows q8;    /* [R] of the widest input of a product; int8 models only */
-    float *scratch;    /* [threads][scratch_floats] */
+    l2c_row *rows;    /* [R] */
+    float *x;         /* [R][dim] residual stream */
+    float *normed;    /* [R][dim] */
+    float *q, *k, *v; /* [R][n_heads head_dim], [R][n_kv_heads head_dim] twice */
+    float *attended;  /* [R][n_heads head_dim] */
+    float *gate, *up; /* [R][hidden_dim] */
+    float *angles;    /* [R][2 head_dim] of RoPE at this row's position, as kernels take them */
+    l2c_q8_rows q8;   /* [R] of the widest input of a product; int8 models only */
+    float *scratch;   /* [threads][scratch_floats] */
     size_t scratch_floats;
 
     /* of the step at hand */

@@ -17,7 +17,7 @@ static const uint32_t MAGIC = 0x616b3432; /* "ak42" read as a big-endian number 
 
 typedef enum field { DIM, HIDDEN_DIM, N_LAYERS, N_HEADS, N_KV_HEADS, VOCAB_SIZE, CONTEXT } field;
 
-static const char *const field_names[FIELDS] = {"dim",        "hidden_dim", "n_layers", "n_heads",
+static const char *const field_names[FIELDS] = {"dim",        "hidden_dim", "n_layers",   "n_heads",
                                                 "n_kv_heads", "vocab_size", "max_seq_len"};
 
 typedef struct header {
@@ -36,14 +36,16 @@ static uint32_t word_at(const uint8_t *bytes, size_t offset) {
 static int read_header(header *h, const uint8_t *bytes, size_t held, l2c_error *error) {
     *h = (header){.size = V0_HEADER};
     if (held < V0_HEADER) {
-        return l2c_fail(error, L2C_ERROR_FORMAT, "offset %zu: the file ends inside the header of %d bytes", held, V0_HEADER);
+        return l2c_fail(error, L2C_ERROR_FORMAT, "offset %zu: the file ends inside the header of %d bytes", held,
+                        V0_HEADER);
     }
     size_t at = 0;
     if (word_at(bytes, 0) == MAGIC) {
         h->version = (int)word_at(bytes, 4);
         if (h->version != 1 && h->version != 2) {
             return l2c_fail(error, L2C_ERROR_UNSUPPORTED,
-                            "offset 4: llama2.c checkpoint of version %d; versions 0, 1 and 2 are supported", h->version);
+                            "offset 4: llama2.c checkpoint of version %d; versions 0, 1 and 2 are supported",
+                            h->version);
         }
         h->size = V1_HEADER;
         at = 8;
@@ -63,7 +65,8 @@ static int read_header(header *h, const uint8_t *bytes, size_t held, l2c_error *
         return L2C_OK;
     }
     if (bytes[36] > 1) {
-        return l2c_fail(error, L2C_ERROR_FORMAT, "offset 36: the shared-classifier flag is %d, expected 0 or 1", bytes[36]);
+        return l2c_fail(error, L2C_ERROR_FORMAT, "offset 36: the shared-classifier flag is %d, expected 0 or 1",
+                        bytes[36]);
     }
     h->tied = bytes[36] == 1;
     h->group_size = h->version == 2 ? (int32_t)word_at(bytes, 37) : 0;
@@ -76,8 +79,9 @@ static int check_header(const header *h, size_t size, l2c_error *error) {
     for (int i = 0; i < FIELDS; i++) {
         /* No dimension can exceed the file's size in f32 or int8: this also keeps the products below within 64 bits. */
         if (f[i] <= 0 || (i != CONTEXT && (size_t)f[i] > size)) {
-            return l2c_fail(error, L2C_ERROR_FORMAT, "offset %zu: %s is %ld, expected 1 to %zu: not a llama2.c checkpoint?",
-                            at + 4 * (size_t)i, field_names[i], (long)f[i], size);
+            return l2c_fail(error, L2C_ERROR_FORMAT,
+                            "offset %zu: %s is %ld, expected 1 to %zu: not a llama2.c checkpoint?", at + 4 * (size_t)i,
+                            field_names[i], (long)f[i], size);
         }
     }
     if (f[N_LAYERS] > MAX_LAYERS) {
@@ -225,13 +229,14 @@ static int read_config(header *h, l2c_config *out, const uint8_t *bytes, size_t 
     walk measure = {.config = out};
     walk_file(&measure, h);
     if (measure.overflow || measure.at != size) {
-        return l2c_fail(error, L2C_ERROR_FORMAT,
-                        "the file has %zu bytes, but its header (%s: dim %ld, hidden_dim %ld, n_layers %ld, n_heads %ld, "
-                        "n_kv_heads %ld, vocab_size %ld, max_seq_len %ld) implies %s%zu: not a llama2.c checkpoint, or not "
-                        "all of it",
-                        size, out->format, (long)out->dim, (long)out->hidden_dim, (long)out->n_layers, (long)out->n_heads,
-                        (long)out->n_kv_heads, (long)out->vocab_size, (long)out->context,
-                        measure.overflow ? "more than " : "", measure.at);
+        return l2c_fail(
+            error, L2C_ERROR_FORMAT,
+            "the file has %zu bytes, but its header (%s: dim %ld, hidden_dim %ld, n_layers %ld, n_heads %ld, "
+            "n_kv_heads %ld, vocab_size %ld, max_seq_len %ld) implies %s%zu: not a llama2.c checkpoint, or not "
+            "all of it",
+            size, out->format, (long)out->dim, (long)out->hidden_dim, (long)out->n_layers, (long)out->n_heads,
+            (long)out->n_kv_heads, (long)out->vocab_size, (long)out->context, measure.overflow ? "more than " : "",
+            measure.at);
     }
     return L2C_OK;
 }

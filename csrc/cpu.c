@@ -56,13 +56,13 @@ static bool all(uint64_t value, uint64_t bits) {
 
 static bool has_avx2(void) {
     const registers one = cpuid(1, 0), seven = cpuid(7, 0);
-    return all(saved_by_system(), BIT(1) | BIT(2))             /* XMM, YMM */
-           && all(one.ecx, BIT(12) | BIT(28) | BIT(29))        /* FMA, AVX, F16C */
-           && all(seven.ebx, BIT(3) | BIT(5) | BIT(8));        /* BMI1, AVX2, BMI2 */
+    return all(saved_by_system(), BIT(1) | BIT(2))      /* XMM, YMM */
+           && all(one.ecx, BIT(12) | BIT(28) | BIT(29)) /* FMA, AVX, F16C */
+           && all(seven.ebx, BIT(3) | BIT(5) | BIT(8)); /* BMI1, AVX2, BMI2 */
 }
 
 static bool has_avx512(void) {
-    return has_avx2() && all(saved_by_system(), BIT(5) | BIT(6) | BIT(7)) /* opmask, ZMM low and high */
+    return has_avx2() && all(saved_by_system(), BIT(5) | BIT(6) | BIT(7))  /* opmask, ZMM low and high */
            && all(cpuid(7, 0).ebx, BIT(16) | BIT(17) | BIT(30) | BIT(31)); /* F, DQ, BW, VL */
 }
 
@@ -153,5 +153,6 @@ int l2c_kernels_select(const l2c_kernels **out, const char *name, l2c_error *err
         strncat(known, i ? ", " : "", sizeof known - strlen(known) - 1);
         strncat(known, l2c_isa_name(i), sizeof known - strlen(known) - 1);
     }
-    return l2c_fail(error, L2C_ERROR_ARGUMENT, "no instruction-set level \"%.40s\" on this machine: it has %s", name, known);
+    return l2c_fail(error, L2C_ERROR_ARGUMENT, "no instruction-set level \"%.40s\" on this machine: it has %s", name,
+                    known);
 }

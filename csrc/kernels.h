@@ -11,22 +11,22 @@
 #include <stdint.h>
 
 enum {
-    L2C_LANES = 16,       /* f32 lanes of a vector at every level */
-    L2C_KV_BLOCK = 16,    /* positions whose keys lie side by side */
-    L2C_KV_PAGE = 64,     /* positions in a page: the unit of allocation */
-    L2C_KV_CHUNK = 256,   /* positions reduced at once; fixed, so that a sum never depends on who shares the work */
-    L2C_PANEL_K = 256,    /* k of a packed panel: prompt rows are summed in blocks of so many products */
-    L2C_PANEL_N = 32,     /* most columns a panel has at any level */
+    L2C_LANES = 16,     /* f32 lanes of a vector at every level */
+    L2C_KV_BLOCK = 16,  /* positions whose keys lie side by side */
+    L2C_KV_PAGE = 64,   /* positions in a page: the unit of allocation */
+    L2C_KV_CHUNK = 256, /* positions reduced at once; fixed, so that a sum never depends on who shares the work */
+    L2C_PANEL_K = 256,  /* k of a packed panel: prompt rows are summed in blocks of so many products */
+    L2C_PANEL_N = 32,   /* most columns a panel has at any level */
     L2C_PANEL_FLOATS = L2C_PANEL_K * L2C_PANEL_N,
-    L2C_Q8_CHUNK = 64,    /* int8 values in one vector; quantised rows are padded to it with zeros */
+    L2C_Q8_CHUNK = 64, /* int8 values in one vector; quantised rows are padded to it with zeros */
 };
 
 /* m rows of activations, int8 with one scale for each group of `group` values counted from the row's start. */
 typedef struct l2c_q8_rows {
-    int8_t *values;   /* [m][stride] */
-    int32_t *bias;    /* [m][stride / 4]: -128 * the sum of four values, what VNNI's unsigned weights add too much */
-    float *scales;    /* [m][scale_stride] */
-    size_t stride;    /* k rounded up to L2C_Q8_CHUNK */
+    int8_t *values; /* [m][stride] */
+    int32_t *bias;  /* [m][stride / 4]: -128 * the sum of four values, what VNNI's unsigned weights add too much */
+    float *scales;  /* [m][scale_stride] */
+    size_t stride;  /* k rounded up to L2C_Q8_CHUNK */
     size_t scale_stride;
 } l2c_q8_rows;
 
@@ -40,15 +40,15 @@ typedef struct l2c_q8_matrix {
 /* One query row against the keys and values of one KV head. A page holds, from `offset` on, for every L2C_KV_BLOCK
  * positions: keys [head_dim][L2C_KV_BLOCK], then values [L2C_KV_BLOCK][value_stride]. */
 typedef struct l2c_attention {
-    float *out;       /* [heads][head_dim] */
-    const float *q;   /* [heads][head_dim]: the query heads that share this KV head */
+    float *out;     /* [heads][head_dim] */
+    const float *q; /* [heads][head_dim]: the query heads that share this KV head */
     float *const *pages;
-    size_t offset;    /* floats */
+    size_t offset; /* floats */
     size_t heads, head_dim;
     size_t value_stride; /* head_dim rounded up to L2C_LANES */
-    size_t length;    /* positions to attend to, at least 1 */
-    float scale;      /* 1 / sqrt(head_dim) */
-    float *scratch;   /* [l2c_attention_scratch floats] */
+    size_t length;       /* positions to attend to, at least 1 */
+    float scale;         /* 1 / sqrt(head_dim) */
+    float *scratch;      /* [l2c_attention_scratch floats] */
 } l2c_attention;
 
 static inline size_t l2c_attention_scratch(size_t heads, size_t value_stride) {
@@ -75,9 +75,9 @@ typedef struct l2c_kernels {
     void (*rmsnorm)(float *y, const float *x, const float *weight, size_t n, float eps); /* weight x / rms(x) */
     /* Rotates pairs (2i, 2i + 1) of each head by angle i. angles: [head_dim] cos of each, twice; [head_dim] -sin, sin. */
     void (*rope)(float *x, const float *angles, size_t heads, size_t head_dim);
-    void (*swiglu)(float *gate, const float *up, size_t n);                     /* gate = gate sigmoid(gate) up */
-    void (*softmax)(float *x, size_t n, float factor);                          /* x = softmax(factor x) */
-    size_t (*argmax)(const float *x, size_t n); /* the first of equals */
+    void (*swiglu)(float *gate, const float *up, size_t n); /* gate = gate sigmoid(gate) up */
+    void (*softmax)(float *x, size_t n, float factor);      /* x = softmax(factor x) */
+    size_t (*argmax)(const float *x, size_t n);             /* the first of equals */
     void (*attend)(const l2c_attention *attention);
 
     /* Limits of the level, for benchmarks: a sum over all bytes (so that nothing is left out); n x 16 chains of

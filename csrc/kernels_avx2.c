@@ -62,8 +62,7 @@ static inline vec vec_round(vec a) {
                _mm256_round_ps(a.high, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
 static inline __m256 ldexp8(__m256 a, __m256 n) {
-    return _mm256_castsi256_ps(
-        _mm256_add_epi32(_mm256_castps_si256(a), _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23)));
+    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a), _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23)));
 }
 static inline vec vec_ldexp(vec a, vec n) {
     return VEC(ldexp8(a.low, n.low), ldexp8(a.high, n.high));
@@ -94,8 +93,8 @@ static inline void vec_store_s8(int8_t *p, vec a) {
     const __m256 low = _mm256_add_ps(a.low, _mm256_or_ps(_mm256_and_ps(a.low, sign), half));
     const __m256 high = _mm256_add_ps(a.high, _mm256_or_ps(_mm256_and_ps(a.high, sign), half));
     /* the two 128-bit halves of packs_epi32 come out crosswise; the permutation puts the quarters in order */
-    const __m256i words = _mm256_permute4x64_epi64(
-        _mm256_packs_epi32(_mm256_cvttps_epi32(low), _mm256_cvttps_epi32(high)), 0xd8);
+    const __m256i words =
+        _mm256_permute4x64_epi64(_mm256_packs_epi32(_mm256_cvttps_epi32(low), _mm256_cvttps_epi32(high)), 0xd8);
     const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
     _mm_storeu_si128((__m128i *)p, bytes);
 }

@@ -43,7 +43,8 @@ static size_t smaller(size_t a, size_t b) {
 
 enum { DOT_CHAINS = 2, DOT_STEP = DOT_CHAINS * L2C_LANES };
 
-TILE void dot_tile(const size_t M, float *y, size_t ldy, const float *x, size_t ldx, const float *w, size_t k, bool add) {
+TILE void dot_tile(const size_t M, float *y, size_t ldy, const float *x, size_t ldx, const float *w, size_t k,
+                   bool add) {
     vec sum[DOT_M][DOT_CHAINS];
     UNROLL for (size_t i = 0; i < M; i++) UNROLL for (size_t c = 0; c < DOT_CHAINS; c++) sum[i][c] = vec_zero();
     size_t p = 0;
@@ -208,9 +209,8 @@ TILE void q8_tile(const enum q8_groups groups, const size_t shift, const size_t 
                 const int8_t *at = values + j * k + p;
                 PREFETCH(at + PREFETCH_BYTES);
                 wp[j] = k - p >= L2C_Q8_CHUNK ? bvec_load(at) : bvec_load_n(at, k - p);
-                ws[j] = groups == Q8_ANY
-                            ? q8_scales(Q8_ANY, w_scales, start + j * k + p, start + (j + 1) * k, group)
-                            : q8_scales(groups, w_scales + j * w_scale_stride + scale, p, k, group);
+                ws[j] = groups == Q8_ANY ? q8_scales(Q8_ANY, w_scales, start + j * k + p, start + (j + 1) * k, group)
+                                         : q8_scales(groups, w_scales + j * w_scale_stride + scale, p, k, group);
             }
             UNROLL for (size_t i = 0; i < M; i++) {
                 const vec xs = q8_scales(groups, x_scales + i * x->scale_stride + scale, p, k, group);
@@ -561,7 +561,8 @@ static void attend(const l2c_attention *a) {
         }
         values_of_chunk(first ? mean : mean_new, a, scores, blocks, length);
         for (size_t h = 0; h < heads && !first; h++) {
-            merge_chunk(&high[h], &total[h], mean + h * stride, high_new[h], total_new[h], mean_new + h * stride, stride);
+            merge_chunk(&high[h], &total[h], mean + h * stride, high_new[h], total_new[h], mean_new + h * stride,
+                        stride);
         }
     }
     for (size_t h = 0; h < heads; h++) {

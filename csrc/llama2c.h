@@ -120,7 +120,7 @@ typedef enum l2c_role { L2C_ROLE_PROMPT, L2C_ROLE_GENERATED } l2c_role;
 typedef enum l2c_want { L2C_WANT_NONE, L2C_WANT_LAST, L2C_WANT_ALL } l2c_want;
 
 typedef struct l2c_span {
-    l2c_session *session; /* distinct in one step */
+    l2c_session *session;  /* distinct in one step */
     const int32_t *tokens; /* [count] ids appended to the session */
     int32_t count;
     l2c_role role;
@@ -168,12 +168,12 @@ void l2c_sampler_set_state(l2c_sampler *sampler, uint64_t state);
 typedef struct l2c_tokenizer l2c_tokenizer;
 
 typedef enum l2c_token_type { /* numbers of SentencePiece */
-    L2C_TOKEN_NORMAL = 1,
-    L2C_TOKEN_UNKNOWN = 2,
-    L2C_TOKEN_CONTROL = 3,
-    L2C_TOKEN_USER_DEFINED = 4,
-    L2C_TOKEN_UNUSED = 5,
-    L2C_TOKEN_BYTE = 6,
+                              L2C_TOKEN_NORMAL = 1,
+                              L2C_TOKEN_UNKNOWN = 2,
+                              L2C_TOKEN_CONTROL = 3,
+                              L2C_TOKEN_USER_DEFINED = 4,
+                              L2C_TOKEN_UNUSED = 5,
+                              L2C_TOKEN_BYTE = 6,
 } l2c_token_type;
 
 typedef struct l2c_token_table {

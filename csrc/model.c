@@ -85,7 +85,8 @@ static int open_model(l2c_transformer *t, const char *path, const l2c_open_optio
     l2c_config *config = &t->model.config;
     if (options->rope_theta != 0) {
         if (!(options->rope_theta > 0) || !isfinite(options->rope_theta)) {
-            return l2c_fail(error, L2C_ERROR_ARGUMENT, "rope_theta is %g, expected a positive number", options->rope_theta);
+            return l2c_fail(error, L2C_ERROR_ARGUMENT, "rope_theta is %g, expected a positive number",
+                            options->rope_theta);
         }
         config->rope_theta = options->rope_theta;
     }
@@ -180,6 +181,6 @@ int l2c_transformer_row(const l2c_transformer *transformer, const char *tensor, 
         }
         return L2C_OK;
     }
-    return l2c_fail(error, L2C_ERROR_ARGUMENT, "no tensor \"%.40s\": expected token_embd, attn_q, ffn_down, output, ...",
-                    tensor);
+    return l2c_fail(error, L2C_ERROR_ARGUMENT,
+                    "no tensor \"%.40s\": expected token_embd, attn_q, ffn_down, output, ...", tensor);
 }

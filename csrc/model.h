@@ -8,18 +8,18 @@
 #include "platform.h"
 
 typedef enum l2c_tensor_role {
-    L2C_TENSOR_TOKEN_EMBD, /* [vocab_size][dim] */
+    L2C_TENSOR_TOKEN_EMBD,  /* [vocab_size][dim] */
     L2C_TENSOR_OUTPUT_NORM, /* [dim] */
-    L2C_TENSOR_OUTPUT,     /* [vocab_size][dim] */
-    L2C_TENSOR_ATTN_NORM,  /* [dim]; from here on one for each layer */
-    L2C_TENSOR_ATTN_Q,     /* [n_heads head_dim][dim] */
-    L2C_TENSOR_ATTN_K,     /* [n_kv_heads head_dim][dim] */
-    L2C_TENSOR_ATTN_V,     /* [n_kv_heads head_dim][dim] */
+    L2C_TENSOR_OUTPUT,      /* [vocab_size][dim] */
+    L2C_TENSOR_ATTN_NORM,   /* [dim]; from here on one for each layer */
+    L2C_TENSOR_ATTN_Q,      /* [n_heads head_dim][dim] */
+    L2C_TENSOR_ATTN_K,      /* [n_kv_heads head_dim][dim] */
+    L2C_TENSOR_ATTN_V,      /* [n_kv_heads head_dim][dim] */
     L2C_TENSOR_ATTN_OUTPUT, /* [dim][n_heads head_dim] */
-    L2C_TENSOR_FFN_NORM,   /* [dim] */
-    L2C_TENSOR_FFN_GATE,   /* [hidden_dim][dim] */
-    L2C_TENSOR_FFN_UP,     /* [hidden_dim][dim] */
-    L2C_TENSOR_FFN_DOWN,   /* [dim][hidden_dim] */
+    L2C_TENSOR_FFN_NORM,    /* [dim] */
+    L2C_TENSOR_FFN_GATE,    /* [hidden_dim][dim] */
+    L2C_TENSOR_FFN_UP,      /* [hidden_dim][dim] */
+    L2C_TENSOR_FFN_DOWN,    /* [dim][hidden_dim] */
     L2C_TENSOR_ROLES,
     L2C_TENSOR_GLOBALS = L2C_TENSOR_ATTN_NORM, /* number of tensors that no layer owns */
     L2C_TENSOR_PER_LAYER = L2C_TENSOR_ROLES - L2C_TENSOR_GLOBALS,

@@ -16,11 +16,12 @@
 #define PAUSE() ((void)0)
 #endif
 
-/* Spinning longer than a time slice's start is worth only wastes the processor that the awaited thread needs. */
-enum { SPINS = 2000, CACHE_LINE = 64 };
+/* A wait spins as long as a phase's usual imbalance, then lets others run, then sleeps: a processor that idles is what
+ * makes the system move the awaited thread away from one that other programs keep busy. */
+enum { SPINS = 2000, YIELDS = 200, CACHE_LINE = 64 };
 
 struct l2c_barrier {
-    atomic_int arrived;
+    atomic_int arrived, sleepers;
     char apart[CACHE_LINE];
     atomic_uint generation;
 };
@@ -33,15 +34,22 @@ void l2c_team_wait(const l2c_team *team) {
     const unsigned generation = atomic_load_explicit(&b->generation, memory_order_relaxed);
     if (atomic_fetch_add_explicit(&b->arrived, 1, memory_order_acq_rel) == team->size - 1) {
         atomic_store_explicit(&b->arrived, 0, memory_order_relaxed);
-        atomic_store_explicit(&b->generation, generation + 1, memory_order_release);
+        /* Sequentially consistent, as is a sleeper's announcement: either it sees the new generation or is seen here. */
+        atomic_store(&b->generation, generation + 1);
+        if (atomic_load(&b->sleepers) > 0) {
+            l2c_wake(&b->generation);
+        }
         return;
     }
-    for (int spins = 0; atomic_load_explicit(&b->generation, memory_order_acquire) == generation;) {
-        if (spins < SPINS) {
-            spins++;
+    for (int tries = 0; atomic_load_explicit(&b->generation, memory_order_acquire) == generation; tries++) {
+        if (tries < SPINS) {
             PAUSE();
-        } else {
+        } else if (tries < SPINS + YIELDS) {
             l2c_yield();
+        } else {
+            atomic_fetch_add(&b->sleepers, 1);
+            l2c_sleep_while(&b->generation, generation);
+            atomic_fetch_sub(&b->sleepers, 1);
         }
     }
 }

@@ -16,12 +16,15 @@ enum { READ_CHUNK = 1 << 26 };
 #ifdef _WIN32
 #define WIN32_LEAN_AND_MEAN
 #include <windows.h>
+#ifdef _MSC_VER
+#pragma comment(lib, "synchronization.lib") /* WaitOnAddress */
+#endif
 
 static int fail_windows(l2c_error *error, const char *what) {
     const DWORD code = GetLastError();
     errno = code == ERROR_FILE_NOT_FOUND || code == ERROR_PATH_NOT_FOUND ? ENOENT
-            : code == ERROR_ACCESS_DENIED                               ? EACCES
-                                                                        : EIO;
+            : code == ERROR_ACCESS_DENIED                                ? EACCES
+                                                                         : EIO;
     return l2c_fail_io(error, what);
 }
 
@@ -121,6 +124,14 @@ void l2c_yield(void) {
     SwitchToThread();
 }
 
+void l2c_sleep_while(atomic_uint *word, unsigned value) {
+    WaitOnAddress(word, &value, sizeof value, INFINITE);
+}
+
+void l2c_wake(atomic_uint *word) {
+    WakeByAddressAll(word);
+}
+
 bool l2c_forked(void) {
     return false;
 }
@@ -130,13 +141,18 @@ void l2c_watch_fork(void) {
 
 #else
 #include <fcntl.h>
+#include <limits.h>
 #include <pthread.h>
 #include <sched.h>
-#include <stdatomic.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
+
+#ifdef __linux__
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#endif
 
 #ifndef MAP_NORESERVE
 #define MAP_NORESERVE 0
@@ -221,7 +237,8 @@ void l2c_file_close(l2c_file *file) {
 }
 
 void *l2c_pages_alloc(size_t size) {
-    void *pages = mmap(NULL, size ? size : 1, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *pages =
+        mmap(NULL, size ? size : 1, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     return pages == MAP_FAILED ? NULL : pages;
 }
 
@@ -249,6 +266,26 @@ double l2c_seconds(void) {
 void l2c_yield(void) {
     sched_yield();
 }
+
+#ifdef __linux__
+void l2c_sleep_while(atomic_uint *word, unsigned value) {
+    syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, value, NULL, NULL, 0);
+}
+
+void l2c_wake(atomic_uint *word) {
+    syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+}
+#else
+void l2c_sleep_while(atomic_uint *word, unsigned value) {
+    (void)word;
+    (void)value;
+    sched_yield();
+}
+
+void l2c_wake(atomic_uint *word) {
+    (void)word;
+}
+#endif
 
 static atomic_bool forked;
 

@@ -4,6 +4,8 @@
 
 #include "llama2c.h"
 
+#include <stdatomic.h>
+
 /* A whole file's bytes, mapped read-only or read into memory. */
 typedef struct l2c_file {
     const uint8_t *bytes; /* [held], owned */
@@ -24,7 +26,10 @@ void l2c_pages_huge(void *pages, size_t size);
 
 double l2c_seconds(void); /* monotonic */
 void l2c_yield(void);     /* let another thread run */
-bool l2c_forked(void);    /* true in a child that was forked after the first call of l2c_watch_fork */
+/* Sleeps while *word holds `value`; may return early. l2c_wake ends the sleep of all who wait for *word. */
+void l2c_sleep_while(atomic_uint *word, unsigned value);
+void l2c_wake(atomic_uint *word);
+bool l2c_forked(void); /* true in a child that was forked after the first call of l2c_watch_fork */
 void l2c_watch_fork(void);
 
 #endif

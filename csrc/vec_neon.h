@@ -117,8 +117,10 @@ static inline void pack_block(float *panel, size_t stride, const float *w, size_
             float *to = panel + p * stride + j;
             const float32x4_t r0 = vld1q_f32(from), r1 = vld1q_f32(from + k);
             const float32x4_t r2 = vld1q_f32(from + 2 * k), r3 = vld1q_f32(from + 3 * k);
-            const float64x2_t a0 = vreinterpretq_f64_f32(vtrn1q_f32(r0, r1)), a1 = vreinterpretq_f64_f32(vtrn2q_f32(r0, r1));
-            const float64x2_t a2 = vreinterpretq_f64_f32(vtrn1q_f32(r2, r3)), a3 = vreinterpretq_f64_f32(vtrn2q_f32(r2, r3));
+            const float64x2_t a0 = vreinterpretq_f64_f32(vtrn1q_f32(r0, r1)),
+                              a1 = vreinterpretq_f64_f32(vtrn2q_f32(r0, r1));
+            const float64x2_t a2 = vreinterpretq_f64_f32(vtrn1q_f32(r2, r3)),
+                              a3 = vreinterpretq_f64_f32(vtrn2q_f32(r2, r3));
             vst1q_f32(to, vreinterpretq_f32_f64(vtrn1q_f64(a0, a2)));
             vst1q_f32(to + stride, vreinterpretq_f32_f64(vtrn1q_f64(a1, a3)));
             vst1q_f32(to + 2 * stride, vreinterpretq_f32_f64(vtrn2q_f64(a0, a2)));

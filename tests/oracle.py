@@ -1,6 +1,6 @@
 """A Llama in float64 NumPy, as the papers have it: the reference that the core's logits are held against.
 
-Weights are a dict of float64 arrays by GGUF's names: "token_embd" [vocab, dim], "blk.0.attn_q" [heads * head_dim, dim]...
+Weights are a dict of float64 arrays by GGUF's names: "token_embd" [vocab, dim], "blk.0.attn_q" [dim, dim], and so on.
 """
 
 from collections.abc import Sequence

@@ -64,7 +64,7 @@ def test_greedy_text(data_file, story, capfdbinary, isa, name, threads):
 
 
 def test_int8_greedy_text(data_file, story, isa):
-    """Equal to the first near-tie. An activation between two int8 levels moves logits by 0.1 and more, so that builds of
+    """Equal to the first near-tie. An activation between two int8 levels moves logits by 0.1 and more: builds of
     llama2.c part where the best two are 0.0175 apart: -Ofast, which wrote the file, and -O3, whose logits are ours."""
     expected = data_file("expected/llama2xs_v2_greedy.txt").read_text().removesuffix("\n")
     path, _, tokenizer = story("llama2xs_v2")

@@ -134,10 +134,9 @@ static const struct {
     const char *name;
     run_kernel *run;
 } checks[] = {
-    {"dot_f32", run_dot_f32}, {"gemm_f32", run_gemm_f32}, {"quantize_q8", run_quantize_q8},
-    {"dot_q8", run_dot_q8},   {"rmsnorm", run_rmsnorm},   {"rope", run_rope},
-    {"swiglu", run_swiglu},   {"softmax", run_softmax},   {"argmax", run_argmax},
-    {"attend", run_attend},
+    {"dot_f32", run_dot_f32}, {"gemm_f32", run_gemm_f32}, {"quantize_q8", run_quantize_q8}, {"dot_q8", run_dot_q8},
+    {"rmsnorm", run_rmsnorm}, {"rope", run_rope},         {"swiglu", run_swiglu},           {"softmax", run_softmax},
+    {"argmax", run_argmax},   {"attend", run_attend},
 };
 
 enum { CHECKS = sizeof checks / sizeof *checks };
@@ -171,7 +170,8 @@ static bool same_bits(const float *a, const float *b, size_t n, size_t *at) {
 }
 
 static size_t check(const l2c_kernels *kernels, uint64_t start) {
-    static const size_t ms[] = {1, 2, 3, 4, 5, 6, 8, 12, MAX_M}, ns[] = {0, 1, 2, 3, 4, 5, 15, 16, 17, 31, 33, 48, MAX_N};
+    static const size_t ms[] = {1, 2, 3, 4, 5, 6, 8, 12, MAX_M},
+                        ns[] = {0, 1, 2, 3, 4, 5, 15, 16, 17, 31, 33, 48, MAX_N};
     static const size_t ks[] = {4, 8, 12, 16, 20, 32, 48, 60, 64, 96, 128, 160, 172, 256, 260, 512, MAX_K};
     static const size_t groups[] = {64, 32, 128, 4, 16, 20};
     static float expected[MAX_M * MAX_K + GUARD], got[MAX_M * MAX_K + GUARD];
@@ -186,7 +186,8 @@ static size_t check(const l2c_kernels *kernels, uint64_t start) {
                     run_guarded(checks[i].run, &l2c_kernels_scalar, expected, size, &c);
                     run_guarded(checks[i].run, kernels, got, size, &c);
                     if (!same_bits(expected, got, size, &at)) {
-                        printf("%s at %s: m %zu n %zu k %zu group %zu offset %zu add %d seed %llu: [%zu] is %.9g, scalar %.9g\n",
+                        printf("%s at %s: m %zu n %zu k %zu group %zu offset %zu add %d seed %llu: [%zu] is %.9g, "
+                               "scalar %.9g\n",
                                checks[i].name, kernels->name, c.m, c.n, c.k, c.group, c.offset, c.add,
                                (unsigned long long)start, at, (double)got[at], (double)expected[at]);
                         failures++;

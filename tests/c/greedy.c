@@ -26,9 +26,11 @@ int main(int argc, char **argv) {
     }
     const int32_t steps = (int32_t)strtol(argv[3], NULL, 10);
     const l2c_open_options options = {.isa = argv[4]};
-    if (l2c_file_open(&file, argv[2], true, 0, &error) || l2c_tokenizer_read_bin(&tokenizer, file.bytes, file.size, &error) ||
+    if (l2c_file_open(&file, argv[2], true, 0, &error) ||
+        l2c_tokenizer_read_bin(&tokenizer, file.bytes, file.size, &error) ||
         l2c_transformer_open(&transformer, argv[1], &options, &error) ||
-        l2c_session_create(&session, transformer, steps, &error) || l2c_batch_create(&batch, transformer, 1, 2, &error) ||
+        l2c_session_create(&session, transformer, steps, &error) ||
+        l2c_batch_create(&batch, transformer, 1, 2, &error) ||
         l2c_sampler_create(&sampler, l2c_transformer_config(transformer)->vocab_size, 0, 0, 1, argv[4], &error)) {
         return fail(&error);
     }
