@@ -120,10 +120,6 @@ double l2c_seconds(void) {
     return (double)now.QuadPart / (double)frequency.QuadPart;
 }
 
-void l2c_yield(void) {
-    SwitchToThread();
-}
-
 void l2c_sleep_while(atomic_uint *word, unsigned value) {
     WaitOnAddress(word, &value, sizeof value, INFINITE);
 }
@@ -261,10 +257,6 @@ double l2c_seconds(void) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
-
-void l2c_yield(void) {
-    sched_yield();
 }
 
 #ifdef __linux__

@@ -1,4 +1,4 @@
-/* platform.h: what the core needs of the operating system: files, pages, and giving up a time slice. */
+/* platform.h: what the core needs of the operating system: files, pages, time, sleep. */
 #ifndef L2C_PLATFORM_H
 #define L2C_PLATFORM_H
 
@@ -25,7 +25,6 @@ void l2c_pages_free(void *pages, size_t size);
 void l2c_pages_huge(void *pages, size_t size);
 
 double l2c_seconds(void); /* monotonic */
-void l2c_yield(void);     /* let another thread run */
 /* Sleeps while *word holds `value`; may return early. l2c_wake ends the sleep of all who wait for *word. */
 void l2c_sleep_while(atomic_uint *word, unsigned value);
 void l2c_wake(atomic_uint *word);
