@@ -18,12 +18,13 @@
 
 /* A wait spins as long as a phase's usual imbalance, then sleeps: only a processor that idles makes the system fetch the
  * awaited thread from one that other programs keep busy. Yielding instead is slower by a third beside a busy program. */
-enum { SPINS = 1000, CACHE_LINE = 64 };
+enum { SPINS = 1000, CACHE_LINE = 64, PROCESSORS = 1024 };
 
 struct l2c_barrier {
     atomic_int arrived, sleepers;
     char apart[CACHE_LINE];
     atomic_uint generation;
+    atomic_bool taken[PROCESSORS]; /* by a thread of the team */
 };
 
 void l2c_team_wait(const l2c_team *team) {
@@ -53,6 +54,15 @@ void l2c_team_wait(const l2c_team *team) {
     }
 }
 
+/* A runtime's fresh thread often begins on the processor of the one that made it, and as both spin, they take turns by
+ * time slices for tens of milliseconds. A thread that wakes up, however, is put on an idle processor. */
+static void spread(l2c_barrier *b) {
+    const int processor = l2c_processor();
+    if (processor >= 0 && processor < PROCESSORS && atomic_exchange(&b->taken[processor], true)) {
+        l2c_nap();
+    }
+}
+
 void l2c_team_run(int threads, void (*body)(const l2c_team *team, void *argument), void *argument) {
     l2c_barrier barrier = {0};
 #ifdef _OPENMP
@@ -62,6 +72,7 @@ void l2c_team_run(int threads, void (*body)(const l2c_team *team, void *argument
 #pragma omp parallel num_threads(threads)
         {
             const l2c_team team = {omp_get_thread_num(), omp_get_num_threads(), &barrier};
+            spread(&barrier);
             body(&team, argument);
         }
         return;

@@ -128,6 +128,13 @@ void l2c_wake(atomic_uint *word) {
     WakeByAddressAll(word);
 }
 
+int l2c_processor(void) {
+    return -1;
+}
+
+void l2c_nap(void) {
+}
+
 bool l2c_forked(void) {
     return false;
 }
@@ -267,6 +274,10 @@ void l2c_sleep_while(atomic_uint *word, unsigned value) {
 void l2c_wake(atomic_uint *word) {
     syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
 }
+
+int l2c_processor(void) {
+    return sched_getcpu();
+}
 #else
 void l2c_sleep_while(atomic_uint *word, unsigned value) {
     (void)word;
@@ -277,7 +288,15 @@ void l2c_sleep_while(atomic_uint *word, unsigned value) {
 void l2c_wake(atomic_uint *word) {
     (void)word;
 }
+
+int l2c_processor(void) {
+    return -1;
+}
 #endif
+
+void l2c_nap(void) {
+    nanosleep(&(struct timespec){.tv_nsec = 1}, NULL);
+}
 
 static atomic_bool forked;
 

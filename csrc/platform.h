@@ -28,7 +28,9 @@ double l2c_seconds(void); /* monotonic */
 /* Sleeps while *word holds `value`; may return early. l2c_wake ends the sleep of all who wait for *word. */
 void l2c_sleep_while(atomic_uint *word, unsigned value);
 void l2c_wake(atomic_uint *word);
-bool l2c_forked(void); /* true in a child that was forked after the first call of l2c_watch_fork */
+int l2c_processor(void); /* number of the processor that this thread runs on, -1 if the system does not tell */
+void l2c_nap(void);      /* sleep for the shortest time there is */
+bool l2c_forked(void);   /* true in a child that was forked after the first call of l2c_watch_fork */
 void l2c_watch_fork(void);
 
 #endif

@@ -11,8 +11,6 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
-import numpy as np
-
 __all__ = [
     "ROLE_GENERATED",
     "ROLE_PROMPT",
@@ -33,6 +31,19 @@ __all__ = [
     "read_config",
     "session_bytes",
 ]
+
+cdef object numpy_module = None
+
+
+cdef object numpy():
+    # Imported when first needed: NumPy takes longer to import than all of llama2c, and its linear algebra starts threads
+    # that spin beside ours at first; the command line can keep it from that (OPENBLAS_NUM_THREADS).
+    global numpy_module
+    if numpy_module is None:
+        import numpy as module
+        numpy_module = module
+    return numpy_module
+
 
 ROLE_PROMPT = L2C_ROLE_PROMPT
 ROLE_GENERATED = L2C_ROLE_GENERATED
@@ -122,12 +133,12 @@ cdef const char *pointer(bytes text):
 
 cdef object token_array(object tokens):
     # The ids as a contiguous int32 array. Anything but integers is refused here; their range is the core's to check.
-    cdef object array = np.asarray(tokens)
+    cdef object array = numpy().asarray(tokens)
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
         raise TypeError("token ids must be a one-dimensional sequence of integers")
     if array.size and (array.max() > 0x7FFFFFFF or array.min() < -0x80000000):
         raise ValueError("a token id does not fit 32 bits")
-    return np.ascontiguousarray(array, dtype=np.int32)
+    return numpy().ascontiguousarray(array, dtype=numpy().int32)
 
 
 cdef dict config_dict(const l2c_config *c):
@@ -300,7 +311,7 @@ cdef class Transformer:
         cdef l2c_error error
         cdef int64_t rows = 0, cols = 0
         cdef bytes name = tensor.encode()
-        out = np.empty(self.shape_of(name, layer)[1], dtype=np.float32)
+        out = numpy().empty(self.shape_of(name, layer)[1], dtype=numpy().float32)
         cdef float[::1] view = out
         check(l2c_transformer_row(self.handle, name, layer, row, &view[0], &rows, &cols, &error), &error)
         return out
@@ -391,7 +402,7 @@ cdef class Session:
                 f"{total} tokens at position {before} do not fit into a context of "
                 f"{l2c_session_context(self.handle)} positions"
             )
-        out = np.empty((total if every_row else 1, self.vocab_size), dtype=np.float32)
+        out = numpy().empty((total if every_row else 1, self.vocab_size), dtype=numpy().float32)
         cdef float[:, ::1] result = out
         try:
             while done < total:
@@ -440,7 +451,7 @@ cdef class Session:
     def step(self, int32_t token):
         """Append a generated token; returns the logits after it, float32 [vocab_size]."""
         cdef l2c_error error
-        out = np.empty(self.vocab_size, dtype=np.float32)
+        out = numpy().empty(self.vocab_size, dtype=numpy().float32)
         cdef float[::1] view = out
         check(self.take_token(token, &view[0], &error), &error)
         return out
@@ -515,7 +526,7 @@ cdef class Batch:
             if array.size > l2c_batch_rows(self.handle):
                 raise ValueError(f"a span of {array.size} rows in a batch of {l2c_batch_rows(self.handle)}")
             wanted += array.size if item[3] else 1
-        out = np.empty((wanted, self.vocab_size), dtype=np.float32)
+        out = numpy().empty((wanted, self.vocab_size), dtype=numpy().float32)
         cdef float[:, ::1] result = out
         c_spans = <l2c_span *>malloc((n + 1) * sizeof(l2c_span))
         if c_spans == NULL:
@@ -583,7 +594,7 @@ cdef class Sampler:
 
     def sample(self, logits):
         """The next token's id from logits, float32 [vocab_size], which are left as they are."""
-        cdef const float[::1] view = np.ascontiguousarray(logits, dtype=np.float32)
+        cdef const float[::1] view = numpy().ascontiguousarray(logits, dtype=numpy().float32)
         cdef int32_t token
         if view.shape[0] != self.vocab_size:
             raise ValueError(f"{view.shape[0]} logits, expected {self.vocab_size}")
@@ -634,8 +645,8 @@ cdef class Tokenizer:
         cdef Tokenizer self = Tokenizer.__new__(Tokenizer)
         cdef list kept = list(pieces)
         cdef Py_ssize_t n = len(kept), i
-        cdef const float[::1] score_view = np.ascontiguousarray(scores, dtype=np.float32)
-        cdef const uint8_t[::1] type_view = np.ascontiguousarray(types, dtype=np.uint8)
+        cdef const float[::1] score_view = numpy().ascontiguousarray(scores, dtype=numpy().float32)
+        cdef const uint8_t[::1] type_view = numpy().ascontiguousarray(types, dtype=numpy().uint8)
         cdef const int32_t[::1] length_view
         cdef const char **pointers = NULL
         if n == 0 or score_view.shape[0] != n or type_view.shape[0] != n or n > 0x7FFFFFFF:
@@ -645,7 +656,7 @@ cdef class Tokenizer:
         for piece in kept:
             if not isinstance(piece, bytes):
                 raise TypeError(f"a piece is {type(piece).__name__}, expected bytes")
-        length_view = np.array([len(piece) for piece in kept], dtype=np.int32)
+        length_view = numpy().array([len(piece) for piece in kept], dtype=numpy().int32)
         pointers = <const char **>malloc(n * sizeof(char *))
         if pointers == NULL:
             raise MemoryError(f"no memory for {n} pieces")

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
-
 from llama2c._core import ContextError, Sampler, Tokenizer
 from llama2c.text import StopMatcher, TextDecoder
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from llama2c.model import Llama
     from llama2c.tokenizers import StrPath
 

@@ -4,15 +4,16 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from llama2c._core import Session, Tokenizer, Transformer
 from llama2c.generation import Generation, Piece, Prompt, generate, stream
 from llama2c.threads import default_threads
 from llama2c.tokenizers import StrPath, checked, find_tokenizer, load_tokenizer
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class Llama:
         """A fresh timeline. context: positions it can hold (the model's by default); chunk: prompt rows a step."""
         return Session(self.transformer, context=context or self.context, threads=self.threads, chunk=chunk)
 
-    def logits(self, ids: Sequence[int] | NDArray[np.integer]) -> NDArray[np.float32]:
+    def logits(self, ids: "Sequence[int] | NDArray[np.integer]") -> "NDArray[np.float32]":
         """Logits after each token of a prompt, float32 [len(ids), vocab_size]. Raises ValueError, ContextError."""
         return self.session(context=max(1, min(len(ids), self.context))).prefill_all(ids)
 

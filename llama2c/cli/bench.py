@@ -7,10 +7,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from llama2c._core import (
     ROLE_GENERATED,
@@ -21,6 +18,10 @@ from llama2c._core import (
     probe_flops,
 )
 from llama2c.cli import add_engine_options, positive
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 PROBE_BYTES = 1 << 29
 SEED = 1
@@ -140,6 +141,8 @@ class Bench:
     """Runs the measurements of one model and one number of threads."""
 
     def __init__(self, transformer: Transformer, threads: int, reps: int) -> None:
+        import numpy as np
+
         self.transformer = transformer
         self.config = transformer.config
         self.threads = threads
@@ -170,7 +173,7 @@ class Bench:
         batch: int,
         seconds: list[float],
         kv_tokens: float,
-        logits: NDArray[np.float32],
+        logits: "NDArray[np.float32]",
     ) -> Row:
         """The figures of one test, from the seconds of its repetitions."""
         steps = tokens if test == "decode" else 1
