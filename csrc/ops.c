@@ -54,6 +54,7 @@ void l2c_team_wait(const l2c_team *team) {
     }
 }
 
+#ifdef _OPENMP
 /* A runtime's fresh thread often begins on the processor of the one that made it, and as both spin, they take turns by
  * time slices for tens of milliseconds. A thread that wakes up, however, is put on an idle processor. */
 static void spread(l2c_barrier *b) {
@@ -62,6 +63,7 @@ static void spread(l2c_barrier *b) {
         l2c_nap();
     }
 }
+#endif
 
 void l2c_team_run(int threads, void (*body)(const l2c_team *team, void *argument), void *argument) {
     l2c_barrier barrier = {0};
