@@ -207,17 +207,22 @@ static int finish(l2c_batch *b, int status) {
         leave(b->spans, b->n_spans);
         b->spans = NULL;
         b->n_spans = 0;
+        atomic_store(&b->busy, false);
     }
     return status;
 }
 
 int l2c_batch_step(l2c_batch *batch, const l2c_span *spans, size_t n_spans, float *logits, l2c_error *error) {
     size_t entered = 0;
+    if (atomic_exchange(&batch->busy, true)) {
+        return l2c_fail(error, L2C_ERROR_BUSY, "the batch is inside another step");
+    }
     while (entered < n_spans && l2c_session_enter(spans[entered].session)) {
         entered++;
     }
     if (entered < n_spans) {
         leave(spans, entered);
+        atomic_store(&batch->busy, false);
         return l2c_fail(error, L2C_ERROR_BUSY, "span %zu: the session is inside another step, or twice in this one",
                         entered);
     }

@@ -40,6 +40,7 @@ struct l2c_batch {
     double slice, started; /* seconds that a run may last, 0: any; when this one began */
     size_t layer;          /* the next one */
     bool cancelled, paused;
+    atomic_bool busy; /* from a step's beginning to its end, pauses included */
 };
 
 /* forward.c: the body of a step for every thread of the team; `batch` is an l2c_batch. */

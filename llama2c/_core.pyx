@@ -138,7 +138,8 @@ cdef object token_array(object tokens):
         raise TypeError("token ids must be a one-dimensional sequence of integers")
     if array.size and (array.max() > 0x7FFFFFFF or array.min() < -0x80000000):
         raise ValueError("a token id does not fit 32 bits")
-    return numpy().ascontiguousarray(array, dtype=numpy().int32)
+    # always a copy: another thread may write to the caller's array while the GIL is free
+    return numpy().array(array, dtype=numpy().int32, order="C")
 
 
 cdef dict config_dict(const l2c_config *c):
@@ -508,7 +509,7 @@ cdef class Batch:
         its last. Returns float32 [wanted rows, vocab_size] in the order of the spans. On an error no session has moved.
         """
         cdef l2c_error error
-        cdef list items = list(spans)
+        cdef list items = [tuple(item) for item in spans]
         cdef list arrays = [token_array(item[1]) for item in items]
         cdef size_t n = len(items), i
         cdef Py_ssize_t wanted = 0

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from oracle import Shape
 
-from llama2c import BusyError, CancelledError, ContextError, Sampler, Session, Transformer
+from llama2c import ROLE_PROMPT, Batch, BusyError, CancelledError, ContextError, Sampler, Session, Transformer
 
 SHAPE = Shape(256, 688, 6, 8, 4, 2000, 512)
 
@@ -172,6 +172,30 @@ sys.exit(max(codes))
 def test_a_forked_child_works(model):
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", FORK, model.path], timeout=120, check=False)
     assert done.returncode == 0
+
+
+def test_a_batch_is_for_one_thread(model):
+    """The second thread gets BusyError or its turn; its session is not left busy, and logits are right."""
+    batch = Batch(model, rows=4)
+    expected = Session(model).prefill([5, 6])
+    wrong = []
+
+    def run() -> None:
+        session = Session(model)
+        for _ in range(60):
+            try:
+                logits = batch.step([(session, [5, 6], ROLE_PROMPT, False)])
+            except BusyError:
+                continue
+            if not np.array_equal(logits[0], expected):
+                wrong.append(1)
+            session.rewind(0)
+
+    threads = [in_thread(run) for _ in range(3)]
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    assert not wrong
 
 
 def test_sessions_keep_their_model_alive(model):

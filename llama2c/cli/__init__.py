@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader has gone. What is still buffered must not fail again when the interpreter closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except (OSError, ValueError, RuntimeError, MemoryError) as error:
+    except (OSError, ValueError, RuntimeError, MemoryError, OverflowError, LookupError) as error:
         if os.environ.get(TRACEBACK):
             raise
         sys.stderr.write(f"llama2c: error: {_message(error)}\n")
