@@ -18,7 +18,8 @@ typedef struct arena {
 
 static void *part(arena *a, size_t count, size_t width) {
     void *p = a->memory ? a->memory + a->used : NULL;
-    a->used += l2c_round_up(count * width, ALIGNMENT);
+    const size_t left = SIZE_MAX / 2 - a->used; /* sums past half of the address space stay there */
+    a->used += count > left / width ? left : l2c_round_up(count * width, ALIGNMENT);
     return p;
 }
 
@@ -184,9 +185,6 @@ static int advance(l2c_batch *b, l2c_error *error) {
         return L2C_PAUSED;
     }
     if (b->cancelled) {
-        for (size_t i = 0; i < b->n_spans; i++) {
-            atomic_store(&b->spans[i].session->cancelled, false);
-        }
         return l2c_fail(error, L2C_ERROR_CANCELLED, "the step was cancelled");
     }
     for (size_t i = 0; i < b->n_spans; i++) {
@@ -195,16 +193,12 @@ static int advance(l2c_batch *b, l2c_error *error) {
     return L2C_OK;
 }
 
-static void leave(const l2c_span *spans, size_t entered) {
-    while (entered > 0) {
-        l2c_session_leave(spans[--entered].session);
-    }
-}
-
-/* The step is over, unless it only paused. */
+/* The step is over, unless it only paused. A failed one has used up the cancellation of its sessions. */
 static int finish(l2c_batch *b, int status) {
     if (status != L2C_PAUSED) {
-        leave(b->spans, b->n_spans);
+        for (size_t i = 0; i < b->n_spans && status != L2C_OK; i++) {
+            atomic_store(&b->spans[i].session->cancelled, false);
+        }
         b->spans = NULL;
         b->n_spans = 0;
         atomic_store(&b->busy, false);
@@ -213,18 +207,8 @@ static int finish(l2c_batch *b, int status) {
 }
 
 int l2c_batch_step(l2c_batch *batch, const l2c_span *spans, size_t n_spans, float *logits, l2c_error *error) {
-    size_t entered = 0;
     if (atomic_exchange(&batch->busy, true)) {
         return l2c_fail(error, L2C_ERROR_BUSY, "the batch is inside another step");
-    }
-    while (entered < n_spans && l2c_session_enter(spans[entered].session)) {
-        entered++;
-    }
-    if (entered < n_spans) {
-        leave(spans, entered);
-        atomic_store(&batch->busy, false);
-        return l2c_fail(error, L2C_ERROR_BUSY, "span %zu: the session is inside another step, or twice in this one",
-                        entered);
     }
     batch->spans = spans;
     batch->n_spans = n_spans;

@@ -78,7 +78,11 @@ static int check_header(const header *h, size_t size, l2c_error *error) {
     const int32_t *f = h->fields;
     for (int i = 0; i < FIELDS; i++) {
         /* No dimension can exceed the file's size in f32 or int8: this also keeps the products below within 64 bits. */
-        if (f[i] <= 0 || (i != CONTEXT && (size_t)f[i] > size)) {
+        if (i == CONTEXT && f[i] <= 0) {
+            return l2c_fail(error, L2C_ERROR_FORMAT, "offset %zu: max_seq_len is %ld, expected at least 1",
+                            at + 4 * (size_t)i, (long)f[i]);
+        }
+        if (i != CONTEXT && (f[i] <= 0 || (size_t)f[i] > size)) {
             return l2c_fail(error, L2C_ERROR_FORMAT,
                             "offset %zu: %s is %ld, expected 1 to %zu: not a llama2.c checkpoint?", at + 4 * (size_t)i,
                             field_names[i], (long)f[i], size);
@@ -139,7 +143,8 @@ typedef struct walk {
     const uint8_t *bytes; /* NULL: measure */
     l2c_model *model;
     size_t at;
-    bool overflow;
+    bool overflow; /* of `at` */
+    bool partial;  /* a tensor ends inside an int8 group */
 } walk;
 
 static void advance(walk *w, size_t count, size_t width) {
@@ -161,7 +166,7 @@ static void take(walk *w, l2c_tensor_role role, size_t layer, bool norm) {
     advance(w, values, q8 ? 1 : sizeof(float));
     const size_t scales_at = w->at;
     if (q8) {
-        w->overflow |= values % group_size != 0;
+        w->partial |= values % group_size != 0;
         advance(w, values / group_size, sizeof(float));
     }
     if (w->bytes) {
@@ -228,6 +233,11 @@ static int read_config(header *h, l2c_config *out, const uint8_t *bytes, size_t 
     *out = config_of(h);
     walk measure = {.config = out};
     walk_file(&measure, h);
+    if (measure.partial) {
+        return l2c_fail(error, L2C_ERROR_FORMAT,
+                        "offset 37: group_size is %ld, expected a divisor of every matrix's size",
+                        (long)out->group_size);
+    }
     if (measure.overflow || measure.at != size) {
         return l2c_fail(
             error, L2C_ERROR_FORMAT,

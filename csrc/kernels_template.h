@@ -533,7 +533,8 @@ static void merge_chunk(float *high, float *total, float *out, float high_new, f
     for (size_t v = 0; v < n; v += L2C_LANES) {
         vec_store(out + v, vec_fma(vec_load(out_new + v), take, vec_mul(vec_load(out + v), keep)));
     }
-    *total = *total * factors[0] + total_new * factors[1];
+    /* fused by name: left to the compiler, some fuse it and some do not */
+    *total = fmaf(*total, factors[0], total_new * factors[1]);
     *high = top;
 }
 

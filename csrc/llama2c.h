@@ -24,7 +24,7 @@ typedef enum l2c_status {
     L2C_ERROR_UNSUPPORTED = -4, /* well-formed, but not something this build computes */
     L2C_ERROR_ARGUMENT = -5,    /* a caller's value is out of range */
     L2C_ERROR_CONTEXT = -6,     /* the tokens do not fit into the session's context */
-    L2C_ERROR_BUSY = -7,        /* the session is inside another step */
+    L2C_ERROR_BUSY = -7,        /* the batch is inside another step */
     L2C_ERROR_CANCELLED = -8,   /* l2c_session_cancel was called */
 } l2c_status;
 
@@ -34,7 +34,7 @@ typedef struct l2c_error {
     char message[400]; /* one line, no newline; never contains the file's path: the caller knows it */
 } l2c_error;
 
-/* ---- CPU: instruction-set levels, lowest first. Every level gives the same bits for the same input. ---- */
+/* ---- CPU: instruction-set levels, lowest first. For finite numbers every level gives the same bits. ---- */
 
 /* Names of all levels compiled in and runnable here, lowest first; NULL past the end. */
 const char *l2c_isa_name(size_t index);
@@ -92,7 +92,8 @@ double l2c_transformer_token_macs(const l2c_transformer *transformer);
 int l2c_transformer_row(const l2c_transformer *transformer, const char *tensor, int32_t layer, int64_t row, float *out,
                         int64_t *rows, int64_t *cols, l2c_error *error);
 
-/* Bytes that l2c_session_create (context positions) and l2c_batch_create will reserve for such a model. */
+/* Bytes that l2c_session_create (context positions) and l2c_batch_create will reserve for such a model; SIZE_MAX when
+ * they exceed it. */
 size_t l2c_session_bytes(const l2c_config *config, int32_t context);
 size_t l2c_batch_bytes(const l2c_config *config, int32_t rows, int threads);
 
@@ -105,9 +106,14 @@ int l2c_session_create(l2c_session **out, const l2c_transformer *transformer, in
 void l2c_session_free(l2c_session **session);
 int32_t l2c_session_position(const l2c_session *session); /* tokens taken so far */
 int32_t l2c_session_context(const l2c_session *session);
+/* Claims the session for one thread and one operation of any number of steps; false when another has it. Steps and
+ * rewinds are for the thread that has it. */
+bool l2c_session_enter(l2c_session *session);
+void l2c_session_leave(l2c_session *session);
 /* Forget all tokens from `position` on. */
 int l2c_session_rewind(l2c_session *session, int32_t position, l2c_error *error);
-/* Make the step that is running, or else the next one, end with L2C_ERROR_CANCELLED within a layer. Any thread may call. */
+/* Make the step that is running, or else the next one, end with L2C_ERROR_CANCELLED within a layer. Any thread may call.
+ * A call that comes after the running step's last layer began counts for the next one. */
 void l2c_session_cancel(l2c_session *session);
 
 /* ---- Batch: the work space of a step ---- */
@@ -120,7 +126,7 @@ typedef enum l2c_role { L2C_ROLE_PROMPT, L2C_ROLE_GENERATED } l2c_role;
 typedef enum l2c_want { L2C_WANT_NONE, L2C_WANT_LAST, L2C_WANT_ALL } l2c_want;
 
 typedef struct l2c_span {
-    l2c_session *session;  /* distinct in one step */
+    l2c_session *session;  /* distinct in one step, and claimed by the caller */
     const int32_t *tokens; /* [count] ids appended to the session */
     int32_t count;
     l2c_role role;
@@ -146,7 +152,7 @@ void l2c_batch_abandon(l2c_batch *batch);
 
 typedef struct l2c_sampler l2c_sampler;
 
-/* temperature 0: the most probable token, no random number drawn. top_p outside (0, 1): off. seed is not 0. isa NULL:
+/* temperature 0, or so small that its inverse is infinite: the most probable token, no random number drawn. top_p outside (0, 1): off. seed is not 0. isa NULL:
  * the best. */
 int l2c_sampler_create(l2c_sampler **out, int32_t vocab_size, float temperature, float top_p, uint64_t seed,
                        const char *isa, l2c_error *error);
@@ -156,10 +162,11 @@ bool l2c_sampler_enter(l2c_sampler *sampler);
 void l2c_sampler_leave(l2c_sampler *sampler);
 /* [vocab_size], the sampler's own: where a step puts the logits to sample from. */
 float *l2c_sampler_logits(l2c_sampler *sampler);
-/* The id that the logits and the next random number give; overwrites the logits. */
+/* The id that the logits and the next random number give; overwrites the logits. -1, and no random number is drawn, if
+ * one of them is NaN or +infinity, or all are -infinity. */
 int32_t l2c_sampler_sample(l2c_sampler *sampler);
 /* Draw and drop `count` random numbers, as `count` samples at temperature > 0 would. */
-void l2c_sampler_skip(l2c_sampler *sampler, int64_t count);
+void l2c_sampler_skip(l2c_sampler *sampler, int32_t count);
 uint64_t l2c_sampler_state(const l2c_sampler *sampler);
 void l2c_sampler_set_state(l2c_sampler *sampler, uint64_t state);
 
@@ -195,6 +202,7 @@ int32_t l2c_tokenizer_count(const l2c_tokenizer *tokenizer);
 int32_t l2c_tokenizer_unk(const l2c_tokenizer *tokenizer);
 int32_t l2c_tokenizer_bos(const l2c_tokenizer *tokenizer);
 int32_t l2c_tokenizer_eos(const l2c_tokenizer *tokenizer);
+bool l2c_tokenizer_add_space_prefix(const l2c_tokenizer *tokenizer);
 /* Ids of `size` bytes of UTF-8; BOS and EOS are the caller's. *ids is malloc'd for the caller, who calls l2c_ids_free. */
 int l2c_tokenizer_encode(const l2c_tokenizer *tokenizer, int32_t **ids, size_t *count, const char *text, size_t size,
                          l2c_error *error);

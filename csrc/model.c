@@ -103,6 +103,7 @@ static int open_model(l2c_transformer *t, const char *path, const l2c_open_optio
 
 int l2c_transformer_open(l2c_transformer **out, const char *path, const l2c_open_options *options, l2c_error *error) {
     static const l2c_open_options defaults = {0};
+    l2c_watch_fork(); /* from here on: threads of a team exist only after a model is open */
     *out = calloc(1, sizeof **out);
     if (!*out) {
         return l2c_fail(error, L2C_ERROR_MEMORY, "no memory for a transformer");

@@ -7,6 +7,8 @@
 #include "llama2c.h"
 #include "platform.h"
 
+#include <assert.h>
+
 typedef enum l2c_tensor_role {
     L2C_TENSOR_TOKEN_EMBD,  /* [vocab_size][dim] */
     L2C_TENSOR_OUTPUT_NORM, /* [dim] */
@@ -70,6 +72,8 @@ size_t l2c_tensor_bytes(const l2c_tensor *tensor);
 void l2c_tensor_row(const l2c_tensor *tensor, size_t row, float *out);
 /* Shape that a role has in a model. */
 void l2c_tensor_shape(const l2c_config *config, l2c_tensor_role role, size_t *rows, size_t *cols);
+
+static_assert(sizeof(size_t) >= 8, "sizes of models need 64 bits");
 
 static inline size_t l2c_round_up(size_t n, size_t unit) {
     return (n + unit - 1) / unit * unit;

@@ -68,7 +68,6 @@ static void spread(l2c_barrier *b) {
 void l2c_team_run(int threads, void (*body)(const l2c_team *team, void *argument), void *argument) {
     l2c_barrier barrier = {0};
 #ifdef _OPENMP
-    l2c_watch_fork();
     /* A forked child has lost the runtime's threads, and some runtimes wait for them for ever. */
     if (threads > 1 && !l2c_forked()) {
 #pragma omp parallel num_threads(threads)

@@ -22,9 +22,17 @@ enum { READ_CHUNK = 1 << 26 };
 
 static int fail_windows(l2c_error *error, const char *what) {
     const DWORD code = GetLastError();
-    errno = code == ERROR_FILE_NOT_FOUND || code == ERROR_PATH_NOT_FOUND ? ENOENT
-            : code == ERROR_ACCESS_DENIED                                ? EACCES
-                                                                         : EIO;
+    switch (code) {
+    case ERROR_FILE_NOT_FOUND:
+    case ERROR_PATH_NOT_FOUND:
+    case ERROR_INVALID_NAME: errno = ENOENT; break;
+    case ERROR_ACCESS_DENIED:
+    case ERROR_SHARING_VIOLATION:
+    case ERROR_LOCK_VIOLATION: errno = EACCES; break;
+    case ERROR_NOT_ENOUGH_MEMORY:
+    case ERROR_COMMITMENT_LIMIT: errno = ENOMEM; break;
+    default: errno = EIO;
+    }
     return l2c_fail_io(error, what);
 }
 
@@ -45,7 +53,7 @@ static int read_all(uint8_t *bytes, HANDLE handle, size_t size, l2c_error *error
 
 int l2c_file_open(l2c_file *out, const char *path, bool mapped, size_t limit, l2c_error *error) {
     wchar_t wide[4096];
-    LARGE_INTEGER size;
+    LARGE_INTEGER size = {0};
     int status = L2C_OK;
     *out = (l2c_file){0};
     if (!MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, path, -1, wide, 4096)) {
@@ -97,6 +105,7 @@ void l2c_file_close(l2c_file *file) {
     *file = (l2c_file){0};
 }
 
+/* Committed: the system promises room in memory or paging file, but gives pages only when they are touched. */
 void *l2c_pages_alloc(size_t size) {
     return VirtualAlloc(NULL, size ? size : 1, MEM_RESERVE | MEM_COMMIT, PAGE_READWRITE);
 }

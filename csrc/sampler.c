@@ -47,7 +47,7 @@ int l2c_sampler_create(l2c_sampler **out, int32_t vocab_size, float temperature,
     if (s) {
         s->kernels = kernels;
         s->vocab_size = vocab_size;
-        s->temperature = temperature;
+        s->temperature = isfinite(1.0f / temperature) ? temperature : 0.0f;
         s->top_p = top_p;
         s->state = seed;
         s->logits = calloc((size_t)vocab_size, sizeof *s->logits);
@@ -141,9 +141,6 @@ static int32_t sample_top_p(l2c_sampler *s, const float *probabilities, float co
             c[n++] = (candidate){probabilities[i], i};
         }
     }
-    if (n == 0) { /* probabilities that are not numbers */
-        return 0;
-    }
     if (n <= FEW) {
         insertion_sort(c, n);
     } else {
@@ -181,9 +178,22 @@ float *l2c_sampler_logits(l2c_sampler *sampler) {
     return sampler->logits;
 }
 
+/* Whether a softmax of them is a distribution. */
+static bool are_logits(const float *x, size_t n) {
+    size_t below = 0, possible = 0; /* counted, not branched on: compilers make vectors of this */
+    for (size_t i = 0; i < n; i++) {
+        below += x[i] < INFINITY;
+        possible += x[i] > -INFINITY;
+    }
+    return below == n && possible > 0;
+}
+
 int32_t l2c_sampler_sample(l2c_sampler *sampler) {
     float *logits = sampler->logits;
     const size_t n = (size_t)sampler->vocab_size;
+    if (!are_logits(logits, n)) {
+        return -1;
+    }
     if (sampler->temperature == 0) {
         return (int32_t)sampler->kernels->argmax(logits, n);
     }
@@ -195,8 +205,8 @@ int32_t l2c_sampler_sample(l2c_sampler *sampler) {
     return sample_top_p(sampler, logits, coin);
 }
 
-void l2c_sampler_skip(l2c_sampler *sampler, int64_t count) {
-    for (int64_t i = 0; i < count && sampler->temperature > 0; i++) {
+void l2c_sampler_skip(l2c_sampler *sampler, int32_t count) {
+    for (int32_t i = 0; i < count && sampler->temperature > 0; i++) {
         random_u32(&sampler->state);
     }
 }

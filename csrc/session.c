@@ -20,7 +20,8 @@ static size_t page_count(int32_t context) {
 }
 
 size_t l2c_session_bytes(const l2c_config *config, int32_t context) {
-    return page_count(context) * l2c_kv_layout_of(config).page * sizeof(float);
+    const size_t pages = page_count(context), page_bytes = l2c_kv_layout_of(config).page * sizeof(float);
+    return pages > SIZE_MAX / page_bytes ? SIZE_MAX : pages * page_bytes;
 }
 
 static int build(l2c_session *s, const l2c_transformer *transformer, int32_t context, l2c_error *error) {
@@ -84,18 +85,12 @@ void l2c_session_leave(l2c_session *session) {
 }
 
 int l2c_session_rewind(l2c_session *session, int32_t position, l2c_error *error) {
-    int status = L2C_OK;
-    if (!l2c_session_enter(session)) {
-        return l2c_fail(error, L2C_ERROR_BUSY, "the session is inside a step");
-    }
     if (position < 0 || position > session->position) {
-        status = l2c_fail(error, L2C_ERROR_ARGUMENT, "rewind to position %ld, expected 0 to %ld", (long)position,
-                          (long)session->position);
-    } else {
-        session->position = position;
+        return l2c_fail(error, L2C_ERROR_ARGUMENT, "rewind to position %ld, expected 0 to %ld", (long)position,
+                        (long)session->position);
     }
-    l2c_session_leave(session);
-    return status;
+    session->position = position;
+    return L2C_OK;
 }
 
 void l2c_session_cancel(l2c_session *session) {

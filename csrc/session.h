@@ -24,8 +24,4 @@ struct l2c_session {
     atomic_bool busy, cancelled;
 };
 
-/* Claims a session for one step; false when it is in another. */
-bool l2c_session_enter(l2c_session *session);
-void l2c_session_leave(l2c_session *session);
-
 #endif

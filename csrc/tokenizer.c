@@ -198,6 +198,10 @@ int32_t l2c_tokenizer_eos(const l2c_tokenizer *tokenizer) {
     return tokenizer->eos;
 }
 
+bool l2c_tokenizer_add_space_prefix(const l2c_tokenizer *tokenizer) {
+    return tokenizer->add_space_prefix;
+}
+
 const char *l2c_tokenizer_bytes(const l2c_tokenizer *tokenizer, int32_t id, size_t *size) {
     *size = 0;
     if (id < 0 || id >= tokenizer->count || tokenizer->tokens[id].type == L2C_TOKEN_CONTROL) {

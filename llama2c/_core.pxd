@@ -71,6 +71,8 @@ cdef extern from "llama2c.h" nogil:
     void l2c_session_free(l2c_session **session)
     int32_t l2c_session_position(const l2c_session *session)
     int32_t l2c_session_context(const l2c_session *session)
+    bint l2c_session_enter(l2c_session *session)
+    void l2c_session_leave(l2c_session *session)
     int l2c_session_rewind(l2c_session *session, int32_t position, l2c_error *error)
     void l2c_session_cancel(l2c_session *session)
 
@@ -113,7 +115,7 @@ cdef extern from "llama2c.h" nogil:
     void l2c_sampler_leave(l2c_sampler *sampler)
     float *l2c_sampler_logits(l2c_sampler *sampler)
     int32_t l2c_sampler_sample(l2c_sampler *sampler)
-    void l2c_sampler_skip(l2c_sampler *sampler, int64_t count)
+    void l2c_sampler_skip(l2c_sampler *sampler, int32_t count)
     uint64_t l2c_sampler_state(const l2c_sampler *sampler)
     void l2c_sampler_set_state(l2c_sampler *sampler, uint64_t state)
 
@@ -142,6 +144,7 @@ cdef extern from "llama2c.h" nogil:
     int32_t l2c_tokenizer_unk(const l2c_tokenizer *tokenizer)
     int32_t l2c_tokenizer_bos(const l2c_tokenizer *tokenizer)
     int32_t l2c_tokenizer_eos(const l2c_tokenizer *tokenizer)
+    bint l2c_tokenizer_add_space_prefix(const l2c_tokenizer *tokenizer)
     int l2c_tokenizer_encode(const l2c_tokenizer *tokenizer, int32_t **ids, size_t *count, const char *text,
                              size_t size, l2c_error *error)
     void l2c_ids_free(int32_t **ids)

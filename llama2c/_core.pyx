@@ -26,6 +26,7 @@ __all__ = [
     "UnsupportedError",
     "available_isas",
     "batch_bytes",
+    "chosen_isa",
     "probe_bandwidth",
     "probe_flops",
     "read_config",
@@ -181,6 +182,20 @@ def available_isas():
     return tuple(names)
 
 
+def chosen_isa(isa=None):
+    """Name of the instruction-set level in use: `isa`, else the environment's LLAMA2C_ISA, else the best.
+
+    Raises ValueError for one that this machine does not have.
+    """
+    levels = available_isas()
+    name = isa or os.environ.get("LLAMA2C_ISA") or levels[-1]
+    encoded_isa(name)
+    if name not in levels:
+        source = "" if isa else "the environment's LLAMA2C_ISA: "
+        raise ValueError(f"{source}no instruction-set level {name!r} on this machine: it has {', '.join(levels)}")
+    return name
+
+
 def read_config(path):
     """The configuration in a model file, read without its weights.
 
@@ -254,13 +269,9 @@ cdef class Transformer:
         cdef l2c_error error
         cdef l2c_open_options options
         cdef bytes raw = encoded_path(path)
-        cdef bytes level = encoded_isa(isa or os.environ.get("LLAMA2C_ISA") or None)
+        cdef bytes level = encoded_isa(chosen_isa(isa))
         cdef const char *name = raw
         cdef int status
-        if level is not None and (<bytes>level).decode() not in available_isas():
-            raise ValueError(
-                f"no instruction-set level {level.decode()!r} on this machine: it has {', '.join(available_isas())}"
-            )
         options.isa = pointer(level)
         options.no_mmap = not mmap
         options.rope_theta = rope_theta
@@ -378,18 +389,34 @@ cdef class Session:
         return l2c_session_context(self.handle)
 
     def rewind(self, int32_t position):
-        """Forget all tokens from `position` on."""
+        """Forget all tokens from `position` on. Raises ValueError, BusyError."""
         cdef l2c_error error
-        check(l2c_session_rewind(self.handle, position, &error), &error)
+        self.enter()
+        try:
+            check(l2c_session_rewind(self.handle, position, &error), &error)
+        finally:
+            l2c_session_leave(self.handle)
 
     def cancel(self):
         """Make the running step, or else the next one, raise CancelledError within a layer. Any thread may call."""
         l2c_session_cancel(self.handle)
 
+    cdef int enter(self) except -1:
+        if not l2c_session_enter(self.handle):
+            raise BusyError("the session is in use by another thread")
+        return 0
+
     cdef object take_prompt(self, object tokens, bint every_row):
+        cdef object ids = token_array(tokens)
+        self.enter()
+        try:
+            return self.take_ids(ids, every_row)
+        finally:
+            l2c_session_leave(self.handle)
+
+    cdef object take_ids(self, object ids, bint every_row):
         # One step a chunk. A failure takes the whole prompt back.
         cdef l2c_error error, ignored
-        cdef object ids = token_array(tokens)
         cdef const int32_t[::1] view = ids
         cdef Py_ssize_t total = view.shape[0], done = 0
         cdef int32_t before = l2c_session_position(self.handle), part = 0, rows = l2c_batch_rows(self.batch)
@@ -419,8 +446,6 @@ cdef class Session:
                 check(finish_step(self.batch, status, &error), &error)
                 done += part
                 PyErr_CheckSignals()  # steps too short to pause
-        except BusyError:
-            raise  # the session is another thread's: its position is not ours to take back
         except BaseException:
             l2c_session_rewind(self.handle, before, &ignored)
             raise
@@ -437,41 +462,40 @@ cdef class Session:
         """Append prompt tokens; returns the logits after each one, float32 [len(tokens), vocab_size]."""
         return self.take_prompt(tokens, True)
 
-    cdef int take_token(self, int32_t token, float *logits, l2c_error *error) except? -100:
+    cdef int take_token(self, int32_t token, float *logits) except -1:
+        cdef l2c_error error
         cdef l2c_span span
         cdef int status
+        self.enter()
         span.session = self.handle
         span.tokens = &token
         span.count = 1
         span.role = L2C_ROLE_GENERATED
         span.want = L2C_WANT_LAST
-        with nogil:
-            status = l2c_batch_step(self.batch, &span, 1, logits, error)
-        return finish_step(self.batch, status, error)
+        try:
+            with nogil:
+                status = l2c_batch_step(self.batch, &span, 1, logits, &error)
+            return check(finish_step(self.batch, status, &error), &error)
+        finally:
+            l2c_session_leave(self.handle)
 
     def step(self, int32_t token):
         """Append a generated token; returns the logits after it, float32 [vocab_size]."""
-        cdef l2c_error error
         out = numpy().empty(self.vocab_size, dtype=numpy().float32)
         cdef float[::1] view = out
-        check(self.take_token(token, &view[0], &error), &error)
+        self.take_token(token, &view[0])
         return out
 
     def step_sample(self, int32_t token, Sampler sampler not None):
         """Append a generated token and sample the one after it; returns its id. The inner step of generation."""
-        cdef l2c_error error
-        cdef int32_t next_token = 0
         if sampler.vocab_size != self.vocab_size:
             raise ValueError(f"a sampler of {sampler.vocab_size} tokens for a model of {self.vocab_size}")
-        if not l2c_sampler_enter(sampler.handle):
-            raise BusyError("the sampler is in use by another thread")
+        sampler.enter()
         try:
-            check(self.take_token(token, l2c_sampler_logits(sampler.handle), &error), &error)
-            with nogil:
-                next_token = l2c_sampler_sample(sampler.handle)
+            self.take_token(token, l2c_sampler_logits(sampler.handle))
+            return sampler.choose()
         finally:
             l2c_sampler_leave(sampler.handle)
-        return next_token
 
 
 @cython.final
@@ -517,6 +541,7 @@ cdef class Batch:
         cdef Session session
         cdef const int32_t[::1] view
         cdef int status
+        cdef size_t entered = 0
         for item, array in zip(items, arrays, strict=True):
             if not isinstance(item[0], Session):
                 raise TypeError(f"a span begins with a {type(item[0]).__name__}, expected a Session")
@@ -541,10 +566,17 @@ cdef class Batch:
                 c_spans[i].count = <int32_t>view.shape[0]
                 c_spans[i].role = items[i][2]
                 c_spans[i].want = L2C_WANT_ALL if items[i][3] else L2C_WANT_LAST
+            while entered < n:
+                if not l2c_session_enter(c_spans[entered].session):
+                    raise BusyError(f"span {entered}: the session is in use by another thread, or twice in this step")
+                entered += 1
             with nogil:
                 status = l2c_batch_step(self.handle, c_spans, n, &result[0, 0] if n else NULL, &error)
             check(finish_step(self.handle, status, &error), &error)
         finally:
+            while entered > 0:
+                entered -= 1
+                l2c_session_leave(c_spans[entered].session)
             free(c_spans)
         return out
 
@@ -555,7 +587,7 @@ cdef class Sampler:
 
     Sampler(vocab_size, *, temperature=1.0, top_p=0.9, seed=0, isa=None)
 
-    temperature 0 takes the most probable token. top_p outside (0, 1) means the whole distribution. The same seed gives the
+    temperature 0 (or below 3e-39, whose inverse no float holds) takes the most probable token. top_p outside (0, 1) means the whole distribution. The same seed gives the
     same choices as in llama2.c; seed 0 stands for 1, because xorshift never leaves 0.
     """
 
@@ -580,6 +612,14 @@ cdef class Sampler:
             raise BusyError("the sampler is in use by another thread")
         return 0
 
+    cdef int32_t choose(self) except -1:
+        cdef int32_t token
+        with nogil:
+            token = l2c_sampler_sample(self.handle)
+        if token < 0:
+            raise ValueError("the logits are no distribution: NaN or +infinity among them, or nothing but -infinity")
+        return token
+
     @property
     def state(self):
         """State of the random numbers; assign it to continue from there."""
@@ -594,23 +634,31 @@ cdef class Sampler:
         l2c_sampler_leave(self.handle)
 
     def sample(self, logits):
-        """The next token's id from logits, float32 [vocab_size], which are left as they are."""
+        """The next token's id from logits, float32 [vocab_size], which are left as they are.
+
+        -infinity excludes a token. Raises ValueError for NaN or +infinity, or when every token is excluded.
+        """
         cdef const float[::1] view = numpy().ascontiguousarray(logits, dtype=numpy().float32)
-        cdef int32_t token
         if view.shape[0] != self.vocab_size:
             raise ValueError(f"{view.shape[0]} logits, expected {self.vocab_size}")
         self.enter()
-        with nogil:
+        try:
             memcpy(l2c_sampler_logits(self.handle), &view[0], <size_t>self.vocab_size * sizeof(float))
-            token = l2c_sampler_sample(self.handle)
+            return self.choose()
+        finally:
             l2c_sampler_leave(self.handle)
-        return token
 
-    def skip(self, int64_t count):
+    def skip(self, int32_t count):
         """Draw and drop `count` random numbers (none at temperature 0)."""
+        if count < 0:
+            raise ValueError(f"{count} random numbers, expected at least 0")
         self.enter()
-        l2c_sampler_skip(self.handle, count)
-        l2c_sampler_leave(self.handle)
+        with nogil:
+            l2c_sampler_skip(self.handle, count)
+            l2c_sampler_leave(self.handle)
+
+
+cdef object MAKER = object()
 
 
 @cython.final
@@ -622,8 +670,10 @@ cdef class Tokenizer:
 
     cdef l2c_tokenizer *handle
 
-    def __init__(self):
-        raise TypeError("use Tokenizer.from_bin, Tokenizer.from_table or llama2c.load_tokenizer")
+    def __cinit__(self, *, object made_by=None):
+        # no Tokenizer without a vocabulary, not even by Tokenizer.__new__
+        if made_by is not MAKER:
+            raise TypeError("use Tokenizer.from_bin, Tokenizer.from_table or llama2c.load_tokenizer")
 
     def __dealloc__(self):
         l2c_tokenizer_free(&self.handle)
@@ -632,7 +682,7 @@ cdef class Tokenizer:
     def from_bin(const uint8_t[::1] data not None):
         """From the bytes of a llama2.c tokenizer.bin. Raises FormatError, or UnsupportedError for its older layouts."""
         cdef l2c_error error
-        cdef Tokenizer self = Tokenizer.__new__(Tokenizer)
+        cdef Tokenizer self = Tokenizer(made_by=MAKER)
         cdef size_t size = data.shape[0]
         cdef const uint8_t *bytes_at = &data[0] if size else <const uint8_t *>b""
         check(l2c_tokenizer_read_bin(&self.handle, bytes_at, size, &error), &error)
@@ -643,7 +693,7 @@ cdef class Tokenizer:
         """From the vocabulary itself: pieces (bytes, spaces as spaces), scores and SentencePiece types, one a token."""
         cdef l2c_error error
         cdef l2c_token_table table
-        cdef Tokenizer self = Tokenizer.__new__(Tokenizer)
+        cdef Tokenizer self = Tokenizer(made_by=MAKER)
         cdef list kept = list(pieces)
         cdef Py_ssize_t n = len(kept), i
         cdef const float[::1] score_view = numpy().ascontiguousarray(scores, dtype=numpy().float32)
@@ -696,8 +746,16 @@ cdef class Tokenizer:
         """Id that ends a text, -1 if there is none."""
         return l2c_tokenizer_eos(self.handle)
 
+    @property
+    def add_space_prefix(self):
+        """Whether a space is put before a text, as SentencePiece's add_dummy_prefix has it."""
+        return l2c_tokenizer_add_space_prefix(self.handle)
+
     def encode(self, text, *, bint bos=True, bint eos=False):
-        """Ids of a text (str, or bytes of UTF-8), with BOS before and EOS after it as asked."""
+        """Ids of a text (str, or bytes of UTF-8), with BOS before and EOS after it as asked.
+
+        Lone surrogates of a str are the bytes that they stand for in os.fsdecode's results, else go as they are.
+        """
         cdef l2c_error error
         cdef bytes raw
         cdef int32_t *ids = NULL
@@ -705,8 +763,10 @@ cdef class Tokenizer:
         cdef const char *data
         cdef int status
         if isinstance(text, str):
-            # a lone surrogate has no UTF-8; it goes through as the bytes it would have
-            raw = (<str>text).encode("utf-8", "surrogatepass")
+            try:
+                raw = (<str>text).encode("utf-8", "surrogateescape")
+            except UnicodeEncodeError:
+                raw = (<str>text).encode("utf-8", "surrogatepass")
         elif isinstance(text, bytes):
             raw = text
         else:
@@ -730,7 +790,8 @@ cdef class Tokenizer:
         """The text of ids: control tokens give nothing, the space put before a text is taken off, bytes that are no
         UTF-8 become U+FFFD."""
         raw = b"".join([self.token_bytes(token) for token in tokens])
-        return raw.decode("utf-8", "replace").removeprefix(" ")
+        text = raw.decode("utf-8", "replace")
+        return text.removeprefix(" ") if self.add_space_prefix else text
 
     def token_bytes(self, int32_t token):
         """The bytes that a token stands for; none for a control token or an id out of range."""

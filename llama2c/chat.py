@@ -56,8 +56,8 @@ class Conversation:
     def reply(self, user: str) -> Iterator[str]:
         """The answer to a turn, in pieces of text.
 
-        Raises ContextError, with the conversation as it was, if the turn does not fit; an answer that fills the context
-        ends there. An iterator left early leaves the answer so far in the conversation.
+        The turn is taken at once. Raises ContextError, with the conversation as it was, if it does not fit; an answer
+        that fills the context ends there. An iterator left early leaves the answer so far in the conversation.
         """
         tokenizer, session, sampler = self.llm.tokenizer, self.session, self.sampler
         first = session.position == 0
@@ -69,18 +69,19 @@ class Conversation:
             )
         logits = session.prefill(ids)
         sampler.skip(len(ids) - 1)
-        token = sampler.sample(logits)
+        return self._answer(sampler.sample(logits))
+
+    def _answer(self, token: int) -> Iterator[str]:
+        tokenizer, session, sampler = self.llm.tokenizer, self.session, self.sampler
         decoder = TextDecoder(strip_space=False)
-        start = time.perf_counter()
-        try:
-            while token != tokenizer.eos:
-                self.generated += 1
-                yield decoder.feed(tokenizer.token_bytes(token))
-                if self.room == 0:
-                    return
-                token = session.step_sample(token, sampler)
-            yield decoder.flush()
-            if self.room:  # the answer's end belongs to what the next turn sees
-                session.step_sample(token, sampler)
-        finally:
+        while token != tokenizer.eos:
+            self.generated += 1
+            yield decoder.feed(tokenizer.token_bytes(token))
+            if self.room == 0:
+                break
+            start = time.perf_counter()
+            token = session.step_sample(token, sampler)
             self.seconds += time.perf_counter() - start
+        yield decoder.flush()
+        if token == tokenizer.eos and self.room:  # the answer's end belongs to what the next turn sees
+            session.step_sample(token, sampler)

@@ -1,5 +1,6 @@
 """The generation loop: Python holds the loop, one call into the core a token."""
 
+import operator
 import os
 import threading
 import time
@@ -76,7 +77,7 @@ def prompt_ids(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
         return tokenizer.encode(prompt, bos=True)
     if len(prompt) == 0:
         raise ValueError("the prompt has no tokens: expected at least 1")
-    return [int(token) for token in prompt]
+    return [operator.index(token) for token in prompt]
 
 
 class _Run:
@@ -128,11 +129,15 @@ class _Run:
         return Timings(len(self.ids), self.first - self.start, self.count, self.last - self.first)
 
 
-def _pieces(run: _Run, tokenizer: Tokenizer, stop: str | Sequence[str], ignore_eos: bool) -> Iterator[Piece]:
+def _matcher(stop: str | Sequence[str]) -> StopMatcher:
+    return StopMatcher((stop,) if isinstance(stop, str) else tuple(stop))
+
+
+def _pieces(run: _Run, tokenizer: Tokenizer, matcher: StopMatcher, ignore_eos: bool) -> Iterator[Piece]:
     ends = () if ignore_eos else tuple(end for end in (tokenizer.bos, tokenizer.eos) if end >= 0)
     # The space before a text belongs to its beginning only.
-    decoder = TextDecoder(strip_space=len(run.ids) == 1 and run.ids[0] == tokenizer.bos)
-    matcher = StopMatcher((stop,) if isinstance(stop, str) else tuple(stop))
+    at_start = len(run.ids) == 1 and run.ids[0] == tokenizer.bos
+    decoder = TextDecoder(strip_space=at_start and tokenizer.add_space_prefix)
     for token in run.tokens(ends):
         text, stopped = matcher.feed(decoder.feed(tokenizer.token_bytes(token)))
         if stopped:
@@ -160,8 +165,9 @@ def stream(
     ignore_eos: bool = False,
 ) -> Iterator[Piece]:
     """Generate piece by piece. The arguments are checked now, the work begins with the first piece."""
+    matcher = _matcher(stop)
     run = _Run(llm, prompt, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
-    return _pieces(run, llm.tokenizer, stop, ignore_eos)
+    return _pieces(run, llm.tokenizer, matcher, ignore_eos)
 
 
 def generate(
@@ -176,8 +182,9 @@ def generate(
     ignore_eos: bool = False,
 ) -> Generation:
     """Generate to the end."""
+    matcher = _matcher(stop)
     run = _Run(llm, prompt, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
-    pieces = list(_pieces(run, llm.tokenizer, stop, ignore_eos))
+    pieces = list(_pieces(run, llm.tokenizer, matcher, ignore_eos))
     return Generation(
         text="".join(piece.text for piece in pieces),
         tokens=[piece.token for piece in pieces if piece.token is not None],
@@ -192,7 +199,17 @@ _cached: "tuple[tuple[object, ...], Llama] | None" = None
 _cache_lock = threading.Lock()
 
 
-def _cached_model(path: str, tokenizer: "StrPath | None") -> "Llama":
+def _fresh_lock() -> None:
+    # A child forked while another thread loads a model would wait for that thread for ever.
+    global _cache_lock
+    _cache_lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_fresh_lock)
+
+
+def _cached_model(path: str, tokenizer: "StrPath | Tokenizer | None") -> "Llama":
     # The last model stays open; a file that changed on disk is another model.
     global _cached
     from llama2c.model import Llama
@@ -209,7 +226,7 @@ def generate_once(
     prompt: Prompt = "",
     *,
     model: "StrPath | Llama",
-    tokenizer: "StrPath | None" = None,
+    tokenizer: "StrPath | Tokenizer | None" = None,
     max_tokens: int = 256,
     temperature: float = 1.0,
     top_p: float = 0.9,
@@ -220,7 +237,8 @@ def generate_once(
     """Continue a prompt in one call; the last model stays loaded for the next.
 
     prompt: a text, which gets BOS in front, or token ids.
-    model: a checkpoint's path, or what `llama2c.load` gave. tokenizer: as in `load`.
+    model: a checkpoint's path, or what `llama2c.load` gave.
+    tokenizer: as in `load`, for a path; a loaded model has its own.
     max_tokens: most tokens to generate.
     temperature: 0 takes the most probable token every time; 1 the model's own distribution.
     top_p: sample from the most probable tokens that together exceed this probability; 0 or 1: from all.
@@ -232,7 +250,12 @@ def generate_once(
     """
     from llama2c.model import Llama
 
-    llm = model if isinstance(model, Llama) else _cached_model(os.fspath(model), tokenizer)
+    if isinstance(model, Llama):
+        if tokenizer is not None:
+            raise TypeError("tokenizer= beside a loaded model, which has its own: give it to llama2c.load")
+        llm = model
+    else:
+        llm = _cached_model(os.fspath(model), tokenizer)
     return llm.generate(
         prompt,
         max_tokens=max_tokens,

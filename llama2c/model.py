@@ -96,7 +96,11 @@ class Llama:
 
     def session(self, *, context: int | None = None, chunk: int = 256) -> Session:
         """A fresh timeline. context: positions it can hold (the model's by default); chunk: prompt rows a step."""
-        return Session(self.transformer, context=context or self.context, threads=self.threads, chunk=chunk)
+        if context is not None and context < 1:
+            raise ValueError(f"context is {context}, expected at least 1")
+        return Session(
+            self.transformer, context=self.context if context is None else context, threads=self.threads, chunk=chunk
+        )
 
     def logits(self, ids: "Sequence[int] | NDArray[np.integer]") -> "NDArray[np.float32]":
         """Logits after each token of a prompt, float32 [len(ids), vocab_size]. Raises ValueError, ContextError."""
@@ -165,7 +169,10 @@ class Llama:
     def __reduce__(self) -> tuple[Any, ...]:
         if isinstance(self._options["tokenizer"], Tokenizer):
             raise TypeError("a model whose tokenizer is an object, not a path, cannot be pickled")
-        return _reopen, (self.path, self._options)
+        # absolute: another process may run in another directory
+        tokenizer = self._options["tokenizer"]
+        named = None if tokenizer is None else os.path.abspath(tokenizer)
+        return _reopen, (os.path.abspath(self.path), {**self._options, "tokenizer": named})
 
 
 def _reopen(path: str, options: dict[str, Any]) -> Llama:
@@ -187,7 +194,8 @@ def load(
     path: a llama2.c checkpoint of version 0, 1 or 2.
     tokenizer: a llama2.c tokenizer.bin, a SentencePiece .model, or a Tokenizer. None: `tokenizer.bin`, `tok<size>.bin`,
         `tokenizer.model` or `tok<size>.model` beside the checkpoint or in the current directory, when first needed.
-    threads: for each step; None: the physical cores that the process may use.
+    threads: for each step; None: OMP_NUM_THREADS, else the physical cores that the process may use. A process forked
+        while a model is open computes on one thread (the text is the same); one that is spawned, on all.
     isa: instruction-set level, one of available_isas(); None: LLAMA2C_ISA, else the best. All give the same bits.
     mmap: map the weights; False reads them into memory, for files that may shrink or vanish while in use.
     context: positions of a session; None: what the model was trained for.

@@ -1,4 +1,8 @@
-"""How many threads a step uses unless told: the physical cores that this process may run on."""
+"""How many threads a step uses unless told: OMP_NUM_THREADS, else the cores that this process may run on.
+
+On Linux they are the physical cores within the process's affinity and its CPU quota; elsewhere, where the standard
+library tells neither, all processors.
+"""
 
 import os
 from pathlib import Path

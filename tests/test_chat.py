@@ -52,12 +52,34 @@ def test_a_turn_that_does_not_fit(llm):
     next(iter(chat.reply("Hi")))
     before = chat.session.position
     with pytest.raises(llama2c.ContextError, match="of 120 positions left"):
-        list(chat.reply("word " * 200))
+        chat.reply("word " * 200)  # at once, not with the first piece
     assert chat.session.position == before
     chat.clear()
     assert chat.room == 120
     assert "".join(chat.reply("Hi"))  # an answer that fills the context ends there
     assert chat.room == 0 or chat.session.position < 120
+
+
+def test_half_a_character_at_the_end_of_the_context(llm):
+    """It is told, as a replacement character."""
+    chat = Conversation(llm, temperature=0, seed=1)
+
+    class Half:
+        def sample(self, _: np.ndarray) -> int:
+            return llm.tokenizer.find(b"<0xF0>")
+
+        def skip(self, count: int) -> None:
+            pass
+
+    class Full:
+        context, position = 512, 0
+
+        def prefill(self, ids: list[int]) -> np.ndarray:
+            self.position = 512
+            return np.zeros(512, np.float32)
+
+    chat.session, chat.sampler = Full(), Half()
+    assert "".join(chat.reply("Hi")) == "\N{REPLACEMENT CHARACTER}"
 
 
 def test_answers_do_not_depend_on_threads(data_file):

@@ -119,6 +119,42 @@ def test_seed_0_is_the_time(story, capfdbinary, monkeypatch):
     assert capfdbinary.readouterr().out == by_time
 
 
+def test_seeds_are_unsigned(story, capfdbinary):
+    """As in llama2.c, -1 is 2**64 - 1; only 0 is the time."""
+    outputs = []
+    for seed in ("-1", str(2**64 - 1), "1"):
+        assert main(["run", *story("stories260K"), "-n", "50", "-s", seed]) == 0
+        outputs.append(capfdbinary.readouterr().out)
+    assert outputs[0] == outputs[1] != outputs[2]
+
+
+@pytest.mark.parametrize("text", ["-t 0", "--help", "-5", "-", "=x", "", "--prompt=x"])
+def test_texts_may_begin_with_a_dash(story, capfdbinary, text):
+    for option in ("-i", "--prompt"):
+        assert main(["run", *story("stories260K"), "-t", "0", "-n", "40", option, text]) == 0
+        assert capfdbinary.readouterr().out.startswith(text.encode())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="arguments of Windows are Unicode")
+def test_bytes_that_are_no_utf_8_are_kept(story):
+    """The tokenizer sees them; what they decode to is not UTF-8, which the output always is."""
+    llm = llama2c.load(story("stories260K")[0])
+    raw = b"caf\xe9 \xff"
+    assert llm.tokenizer.encode(os.fsdecode(raw)) == llm.tokenizer.encode(raw)
+    arguments = [sys.executable, "-m", "llama2c", "run", *story("stories260K"), "-t", "0", "-n", "30", "-i", raw]
+    done = subprocess.run(arguments, capture_output=True, timeout=60, check=False)
+    assert done.stdout.decode().startswith("caf\N{REPLACEMENT CHARACTER} \N{REPLACEMENT CHARACTER}")
+    expected = llm.generate(raw, temperature=0, max_tokens=30 - len(llm.tokenizer.encode(raw)) + 1).text
+    assert done.stdout.decode().removesuffix("\n").endswith(expected)
+
+
+def test_a_bogus_isa_in_the_environment(story):
+    for arguments in (["info"], ["info", story("stories260K")[0]], ["run", *story("stories260K")]):
+        done = command(*arguments, env={**os.environ, "LLAMA2C_ISA": "sse9"})
+        assert done.returncode == 1
+        assert b"LLAMA2C_ISA" in done.stderr and done.stderr.count(b"\n") == 1
+
+
 def test_out_of_range_settings_mean_llama2c_s(story, capfdbinary):
     run = ["run", *story("stories260K"), "-n", "50", "-s", "3"]
     outputs = []
@@ -148,13 +184,21 @@ ERRORS = [
     (["run", "MODEL", "--threads", "0"], 2, "0 is less than 1"),
     (["run", "MODEL", "--isa", "sse9"], 1, "no instruction-set level"),
     (["run", "MODEL", "a", "-i", "b"], 2, "two prompts"),
-    (["run", "MODEL", "--context", "-3"], 1, "context is -3"),
+    (["run", "MODEL", "--context", "-3"], 2, "-3 is less than 1"),
+    (["run", "MODEL", "--context", "99999999999"], 2, "99999999999 is more than 2147483647"),
+    (["run", "MODEL", "-n", "99999999999"], 2, "-n/--max-tokens: 99999999999 is more than"),
+    (["run", "MODEL", "-t", "nan"], 2, "-t/--temperature: nan is not finite"),
+    (["run", "MODEL", "--threads", "2000"], 2, "2000 is more than 1024"),
+    (["run", "MODEL", "--temp", "1"], 2, "unrecognized arguments: --temp"),
+    (["run", "MODEL", "-i"], 2, "-i/--prompt: expected one argument"),
     (["run", "MODEL", "--rope-theta", "-3"], 1, "rope_theta is -3"),
     (["info", "MISSING"], 1, "missing.bin: No such file"),
     (["info", "."], 1, "directory"),
     (["bench", "TOKENIZER"], 1, "tok512.bin: offset 4"),
     (["bench", "MODEL", "-b", "0"], 2, "-b: 0 is less than 1"),
     (["bench", "MODEL", "-p", "x"], 2, "-p"),
+    (["bench", "MODEL", "-t", "1,0"], 2, "-t/--threads: expected 1 to 1024"),
+    (["bench", "MODEL", "-p", "5000000000"], 2, "5000000000 is more than"),
     (["bench", "MODEL", "-p", "600", "-n", "0", "-d", "-1"], 2, "-d"),
     (["sing"], 2, "invalid choice: 'sing'"),
     ([], 2, "COMMAND"),

@@ -97,6 +97,47 @@ def test_a_busy_session_refuses(model):
     assert np.array_equal(session.prefill([5, 6]), Session(model).prefill([5, 6]))
 
 
+def test_a_prompt_is_one_operation(model):
+    """However small its steps: no other thread gets in between, and nothing of a refused prompt is kept."""
+    session = Session(model, chunk=4)
+    expected = {token: Session(model).prefill([token] * 40) for token in (5, 6)}
+    wrong = []
+
+    def use(token: int) -> None:
+        for _ in range(30):
+            try:
+                logits = session.prefill([token] * 40)
+            except (BusyError, ContextError):
+                continue
+            # alone since position 0, or behind whole prompts
+            if session.position % 40:
+                wrong.append(session.position)
+            try:
+                session.rewind(0)
+            except BusyError:
+                continue
+            if session.position == 0 and logits.shape != expected[token].shape:
+                wrong.append(logits.shape)
+
+    threads = [in_thread(use, token) for token in (5, 6)]
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    assert not wrong
+    session.rewind(0)
+    for token, logits in expected.items():
+        assert np.array_equal(session.prefill([token] * 40), logits)
+        session.rewind(0)
+
+
+def test_a_session_twice_in_a_step(model):
+    batch, session = Batch(model, rows=4), Session(model)
+    with pytest.raises(BusyError, match="span 1"):
+        batch.step([(session, [5], ROLE_PROMPT, False), (session, [6], ROLE_PROMPT, False)])
+    assert session.position == 0
+    session.prefill([5])  # and it is not left busy
+
+
 def test_cancel_from_another_thread(model):
     session = Session(model, chunk=64)
     first = session.prefill([1, 2, 3])
@@ -121,6 +162,10 @@ def test_cancel_from_another_thread(model):
     session.cancel()  # of no step: the next one ends
     with pytest.raises(CancelledError):
         session.step(1)
+    session.step(1)
+    session.cancel()
+    with pytest.raises(ValueError, match="token 0"):  # a step that fails has used it up
+        session.step(-1)
     session.step(1)
 
 

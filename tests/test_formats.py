@@ -119,7 +119,9 @@ def test_other_versions_are_unsupported(tmp_path):
         Transformer(str(path))
 
 
-@pytest.mark.parametrize(("group_size", "error"), [(0, FormatError), (-16, FormatError), (6, UnsupportedError)])
+@pytest.mark.parametrize(
+    ("group_size", "error"), [(0, FormatError), (-16, FormatError), (52, FormatError), (6, UnsupportedError)]
+)
 def test_group_sizes(tmp_path, rng, group_size, error):
     path = tmp_path / "model.bin"
     checkpoints.write(path, SHAPE, checkpoints.random_weights(rng, SHAPE), version=2, group_size=16)

@@ -244,6 +244,64 @@ def test_interrupt_in_a_long_prompt(data_file):
     assert done.stdout == "interrupted\n", done.stderr
 
 
+def test_ids_must_be_integers(data_file):
+    llm = llama2c.load(data_file("models/stories260K.bin"))
+    with pytest.raises(TypeError):
+        llm.generate([1, 2.5])
+    assert llm.generate(np.array([1, 7]), max_tokens=3).prompt_tokens == [1, 7]
+
+
+def test_a_tokenizer_beside_a_loaded_model_is_refused(data_file):
+    path = data_file("models/stories260K.bin")
+    llm = llama2c.load(path)
+    with pytest.raises(TypeError, match="has its own"):
+        llama2c.generate("Hi", model=llm, tokenizer=data_file("models/tok512.bin"))
+    own = llama2c.load_tokenizer(data_file("models/tok512.bin"))
+    texts = {llama2c.generate("Hi", model=path, tokenizer=t, seed=1, max_tokens=9).text for t in (None, own)}
+    assert len(texts) == 1
+
+
+def test_a_stream_checks_its_arguments_at_once(data_file):
+    llm = llama2c.load(data_file("models/stories260K.bin"))
+    with pytest.raises(ValueError, match="stop string is empty"):
+        llm.stream("Hi", stop=["x", ""])
+    with pytest.raises(ValueError, match="context is 0"):
+        llm.session(context=0)
+
+
+def test_a_pickle_names_absolute_paths(data_file, tmp_path, monkeypatch):
+    path = data_file("models/stories260K.bin")
+    monkeypatch.chdir(path.parent)
+    pickled = pickle.dumps(llama2c.load(path.name, tokenizer="tok512.bin"))
+    monkeypatch.chdir(tmp_path)
+    assert len(pickle.loads(pickled).tokenizer) == 512
+
+
+@pytest.mark.parametrize("temperature", [1e-45, 1e-40, 2e-39])
+def test_a_temperature_without_an_inverse_is_greedy(temperature, isa):
+    sampler = llama2c.Sampler(4, temperature=temperature, top_p=1.0, seed=1, isa=isa)
+    assert {sampler.sample([0.0, 1.0, 3.0, 2.0]) for _ in range(50)} == {2}
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_are_no_distribution(temperature, isa):
+    sampler = llama2c.Sampler(40, temperature=temperature, top_p=0.9, seed=1, isa=isa)
+    logits = np.zeros(40, np.float32)
+    for bad in (np.nan, -np.nan, np.inf):
+        for place in (0, 17, 39):
+            worse = logits.copy()
+            worse[place] = bad
+            with pytest.raises(ValueError, match="no distribution"):
+                sampler.sample(worse)
+    with pytest.raises(ValueError, match="no distribution"):
+        sampler.sample(np.full(40, -np.inf, np.float32))
+    only = np.full(40, -np.inf, np.float32)
+    only[23] = -5.0
+    assert sampler.sample(only) == 23
+    with pytest.raises(ValueError, match="-1 random numbers"):
+        sampler.skip(-1)
+
+
 def test_public_names():
     for name in llama2c.__all__:
         assert getattr(llama2c, name) is not None

@@ -291,6 +291,21 @@ def test_an_unused_character_is_unknown() -> None:
     assert ours.encode("abba", bos=False) == [1, 0, 1]
 
 
+def test_only_a_space_that_was_added_is_taken_off() -> None:
+    pieces = [b" a", b"b"]
+    for prefix in (False, True):
+        ours = Tokenizer.from_table(pieces, [0.0] * 2, [NORMAL] * 2, unk=-1, bos=-1, eos=-1, add_space_prefix=prefix)
+        assert ours.add_space_prefix is prefix
+        assert ours.decode([0, 1]) == ("ab" if prefix else " ab")
+
+
+def test_no_tokenizer_without_a_vocabulary() -> None:
+    with pytest.raises(TypeError, match="from_bin"):
+        Tokenizer.__new__(Tokenizer)
+    with pytest.raises(TypeError, match="from_bin"):
+        Tokenizer()
+
+
 def simple(
     pieces: Sequence[bytes],
     scores: Sequence[float] | None = None,

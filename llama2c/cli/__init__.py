@@ -1,21 +1,35 @@
 """The command line: `llama2c run|info|bench`, one module a command.
 
-Exit codes: 0 done, 1 it failed (one line on stderr says why), 2 the arguments are wrong, 130 interrupted.
+Exit codes: 0 done, 1 it failed (one line on stderr says why), 2 the arguments are wrong, 130 interrupted, 141 the
+reader of its output has gone.
 """
 
 import argparse
+import math
 import os
 import sys
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 from llama2c import __version__
 
 TRACEBACK = "LLAMA2C_TRACEBACK"
+MAX_THREADS = 1024  # of the core
+
+
+# Options of `run` that take any text.
+TEXTS = {
+    **dict.fromkeys(("-i", "--prompt"), "--prompt"),
+    **dict.fromkeys(("-y", "--system"), "--system"),
+    **dict.fromkeys(("-z", "--tokenizer"), "--tokenizer"),
+}
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line."""
+    """An argument parser whose errors are one line, and that knows its options by their whole names only."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"llama2c: error: {message} (see {self.prog} --help)\n")
@@ -38,14 +52,8 @@ def parser() -> Parser:
 
 
 def add_engine_options(command: argparse.ArgumentParser) -> None:
-    """The options of everything that loads a model."""
+    """The options of everything that loads a model, but for --threads."""
     group = command.add_argument_group("engine")
-    group.add_argument(
-        "--threads",
-        type=positive,
-        metavar="N",
-        help="threads of a step (default: the physical cores)",
-    )
     group.add_argument(
         "--isa",
         metavar="NAME",
@@ -58,32 +66,71 @@ def add_engine_options(command: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--rope-theta",
-        type=float,
+        type=finite,
         metavar="BASE",
         help="base of the rotary embedding, which llama2.c files do not store (default: 10000; Code Llama: 1e6)",
     )
 
 
-def positive(text: str) -> int:
-    """An argument that is an integer of at least 1."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is less than 1")
+def integer(low: int, high: int = 0x7FFFFFFF) -> Callable[[str], int]:
+    """The type of an argument that is an integer from `low` to `high`."""
+
+    def parse(text: str) -> int:
+        value = int(text)
+        if not low <= value <= high:
+            bound = f"less than {low}" if value < low else f"more than {high}"
+            raise argparse.ArgumentTypeError(f"{value} is {bound}")
+        return value
+
+    parse.__name__ = "integer"  # argparse names the type in its messages
+    return parse
+
+
+def finite(text: str) -> float:
+    """An argument that is a finite number."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text} is not finite")
     return value
 
 
-positive.__name__ = "integer"  # argparse names the type in its messages
+finite.__name__ = "float"
+
+
+def add_threads(command: argparse.ArgumentParser) -> None:
+    """The option --threads."""
+    command.add_argument(
+        "--threads",
+        type=integer(1, MAX_THREADS),
+        metavar="N",
+        help="threads of a step (default: OMP_NUM_THREADS, else the physical cores)",
+    )
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The arguments; `run CKPT -t 0 PROMPT` too, where argparse has settled the positionals before the options."""
     top = parser()
-    arguments, rest = top.parse_known_args(argv)
+    arguments, rest = top.parse_known_args(_with_dashes(sys.argv[1:] if argv is None else argv))
     if len(rest) == 1 and not rest[0].startswith("-") and getattr(arguments, "text", "") is None:
         arguments.text = rest.pop()
     if rest:
         top.error(f"unrecognized arguments: {' '.join(rest)}")
     return arguments
+
+
+def _with_dashes(argv: Sequence[str]) -> list[str]:
+    """The arguments of `run` with each text joined to its option: as in llama2.c, a text may begin with a dash."""
+    joined: list[str] = []
+    rest = iter(argv)
+    for argument in rest:
+        if argument == "--" or argv[0] != "run":
+            joined += [argument, *rest]
+        elif argument in TEXTS:
+            value = next(rest, None)
+            joined.append(argument if value is None else f"{TEXTS[argument]}={value}")
+        else:
+            joined.append(argument)
+    return joined
 
 
 def _message(error: BaseException) -> str:

@@ -17,7 +17,7 @@ from llama2c._core import (
     probe_bandwidth,
     probe_flops,
 )
-from llama2c.cli import add_engine_options, positive
+from llama2c.cli import MAX_THREADS, add_engine_options, integer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -81,15 +81,15 @@ def add(commands: Any) -> None:
     )
     command.add_argument(
         "-t",
-        dest="thread_counts",
+        "--threads",
         type=numbers,
         metavar="THREADS",
-        help="the same as --threads, also a list",
+        help="threads of a step (default: OMP_NUM_THREADS, else the physical cores)",
     )
     command.add_argument(
         "-r",
         dest="reps",
-        type=positive,
+        type=integer(1),
         default=5,
         metavar="REPS",
         help="repetitions; the median is shown (default: 5)",
@@ -101,10 +101,7 @@ def add(commands: Any) -> None:
 
 def numbers(text: str) -> list[int]:
     """One number or several with commas between."""
-    values = [int(part) for part in text.split(",")]
-    if min(values) < 0:
-        raise argparse.ArgumentTypeError(f"{min(values)} is less than 0")
-    return values
+    return [integer(0)(part) for part in text.split(",")]
 
 
 numbers.__name__ = "list of integers"
@@ -153,6 +150,12 @@ class Bench:
         )
         self.ids = np.random.default_rng(SEED).integers(0, self.config["vocab_size"], 1 << 20).astype(np.int32)
 
+    def tokens(self, start: int, count: int) -> "NDArray[np.int32]":
+        """`count` random ids, the same in every run; they repeat after 2**20."""
+        import numpy as np
+
+        return self.ids.take(np.arange(start, start + count), mode="wrap")
+
     def sessions(self, count: int, depth: int, room: int) -> list[Any]:
         """Sessions with `depth` tokens taken and room for more."""
         from llama2c._core import Session
@@ -161,7 +164,7 @@ class Bench:
         for i in range(count):
             session = Session(self.transformer, context=depth + room, threads=self.threads)
             if depth:
-                session.prefill(self.ids[i : i + depth])
+                session.prefill(self.tokens(i, depth))
             made.append(session)
         return made
 
@@ -203,13 +206,13 @@ class Bench:
         """A prompt of `tokens` for each of `batch` sequences, after `depth` others."""
         sessions = self.sessions(batch, depth, tokens)
         work = None if batch == 1 else Batch(self.transformer, rows=tokens * batch, threads=self.threads)
-        seconds = []
+        ids, seconds = self.tokens(0, tokens), []
         for rep in range(self.reps + 1):
             start = time.perf_counter()
             if work is None:
-                logits = sessions[0].prefill(self.ids[:tokens])
+                logits = sessions[0].prefill(ids)
             else:
-                logits = work.step([(s, self.ids[:tokens], ROLE_PROMPT, False) for s in sessions])
+                logits = work.step([(s, ids, ROLE_PROMPT, False) for s in sessions])
             if rep:  # the first one warms up
                 seconds.append(time.perf_counter() - start)
             for session in sessions:
@@ -220,14 +223,14 @@ class Bench:
         """`tokens` steps of `batch` sequences, after `depth` positions."""
         sessions = self.sessions(batch, depth, tokens)
         work = None if batch == 1 else Batch(self.transformer, rows=batch, threads=self.threads)
-        seconds = []
+        ids, seconds = self.tokens(0, tokens), []
         for rep in range(self.reps + 1):
             start = time.perf_counter()
             for i in range(tokens if rep else min(tokens, 4)):
                 if work is None:
-                    logits = sessions[0].step(int(self.ids[i]))
+                    logits = sessions[0].step(int(ids[i]))
                 else:
-                    logits = work.step([(s, self.ids[i : i + 1], ROLE_GENERATED, False) for s in sessions])
+                    logits = work.step([(s, ids[i : i + 1], ROLE_GENERATED, False) for s in sessions])
             if rep:
                 seconds.append(time.perf_counter() - start)
             for session in sessions:
@@ -252,8 +255,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     if 0 in arguments.batches:
         arguments.error("argument -b: 0 is less than 1")
-    if arguments.thread_counts and 0 in arguments.thread_counts:
-        arguments.error("argument -t: 0 is less than 1")
+    if arguments.threads and not 1 <= min(arguments.threads) <= max(arguments.threads) <= MAX_THREADS:
+        arguments.error(f"argument -t/--threads: expected 1 to {MAX_THREADS}")
     transformer = Transformer(
         arguments.checkpoint,
         isa=arguments.isa,
@@ -261,7 +264,7 @@ def run(arguments: argparse.Namespace) -> int:
         rope_theta=arguments.rope_theta or 0.0,
     )
     result = []
-    for threads in arguments.thread_counts or [arguments.threads or default_threads()]:
+    for threads in arguments.threads or [default_threads()]:
         for item in measure(arguments, transformer, threads):
             if isinstance(item, Limits):
                 limits = item

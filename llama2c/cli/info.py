@@ -7,7 +7,7 @@ import platform
 from typing import Any
 
 from llama2c import __version__
-from llama2c._core import available_isas, batch_bytes, read_config, session_bytes
+from llama2c._core import available_isas, batch_bytes, chosen_isa, read_config, session_bytes
 from llama2c.threads import default_threads
 from llama2c.tokenizers import candidates
 
@@ -28,13 +28,11 @@ def add(commands: Any) -> None:
 
 def gather_machine() -> dict[str, Any]:
     """The build and the machine."""
-    levels = available_isas()
-    chosen = os.environ.get("LLAMA2C_ISA") or levels[-1]
     return {
         "version": __version__,
         "platform": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
-        "isas": list(levels),
-        "isa": chosen,
+        "isas": list(available_isas()),
+        "isa": chosen_isa(),
         "threads": default_threads(),
     }
 

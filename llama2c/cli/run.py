@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from llama2c._core import Sampler, Tokenizer
-from llama2c.cli import add_engine_options
+from llama2c.cli import add_engine_options, add_threads, finite, integer
 from llama2c.text import TextDecoder
 
 BOS = 1  # llama2.c ends a text there, whatever the tokenizer says
@@ -21,7 +21,8 @@ examples:
   llama2c run llama2_7b_chat.bin -m chat -y "Be brief."      a conversation
 
 The tokenizer is looked for beside the checkpoint and in the current directory: tokenizer.bin, tok<size>.bin,
-tokenizer.model, tok<size>.model. The same seed gives the same text, on any number of threads and any processor.
+tokenizer.model, tok<size>.model. The same seed gives the same text, on any number of threads and any instruction set
+of one machine.
 """
 
 
@@ -39,7 +40,7 @@ def add(commands: Any) -> None:
     command.add_argument(
         "-t",
         "--temperature",
-        type=float,
+        type=finite,
         default=1.0,
         metavar="T",
         help="0: most probable token; 1: as the model has it (default)",
@@ -47,7 +48,7 @@ def add(commands: Any) -> None:
     command.add_argument(
         "-p",
         "--top-p",
-        type=float,
+        type=finite,
         default=0.9,
         metavar="P",
         help="sample from the most probable tokens that together exceed P; 1: from all (default: 0.9)",
@@ -63,7 +64,7 @@ def add(commands: Any) -> None:
     command.add_argument(
         "-n",
         "--max-tokens",
-        type=int,
+        type=integer(-0x80000000),
         metavar="N",
         help="positions to fill, the prompt's among them; 0: the whole context (default: 256; chat: 0)",
     )
@@ -79,10 +80,11 @@ def add(commands: Any) -> None:
     command.add_argument("-y", "--system", metavar="TEXT", help="system prompt of a chat")
     command.add_argument(
         "--context",
-        type=int,
+        type=integer(1),
         metavar="N",
         help="positions of the context (default: what the model was trained for)",
     )
+    add_threads(command)
     add_engine_options(command)
     command.set_defaults(run=run, error=command.error)
 
@@ -112,7 +114,7 @@ def run(arguments: argparse.Namespace) -> int:
             # out of range means what it means in llama2.c
             "temperature": max(arguments.temperature, 0.0),
             "top_p": arguments.top_p if 0 <= arguments.top_p <= 1 else 0.9,
-            "seed": arguments.seed if arguments.seed > 0 else int(time.time()),
+            "seed": arguments.seed & 0xFFFFFFFFFFFFFFFF or int(time.time()),
         }
         if arguments.mode == "chat":
             return _chat(llm, prompt, arguments.system, arguments.max_tokens or 0, settings)
@@ -177,7 +179,7 @@ def _generate(llm: Any, prompt: str, steps: int, settings: dict[str, Any]) -> in
     tokenizer = llm.tokenizer
     ids = tokenizer.encode(prompt)
     sampler = Sampler(llm.config.vocab_size, isa=llm.isa, **settings)
-    decoder = TextDecoder(strip_space=True)
+    decoder = TextDecoder(strip_space=tokenizer.add_space_prefix)
     start = 0.0
     count = 0
 
@@ -204,8 +206,9 @@ def _ask(question: str) -> str | None:
     """A line from the user; None at the end of the input."""
     sys.stdout.write(question)
     sys.stdout.flush()
-    line = sys.stdin.readline()
-    return line.removesuffix("\n").removesuffix("\r") if line else None
+    line = sys.stdin.buffer.readline()
+    # bytes that are no UTF-8 reach the tokenizer as they are
+    return line.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8", "surrogateescape") if line else None
 
 
 def _chat(llm: Any, first: str | None, system: str | None, steps: int, settings: dict[str, Any]) -> int:
@@ -223,7 +226,6 @@ def _chat(llm: Any, first: str | None, system: str | None, steps: int, settings:
             break
         try:
             pieces = chat.reply(user)
-            text = next(pieces, "")
         except ContextError as error:
             if steps > 0 or chat.session.position == 0:
                 raise
@@ -232,7 +234,6 @@ def _chat(llm: Any, first: str | None, system: str | None, steps: int, settings:
             continue
         sys.stdout.write("Assistant: ")
         writer = Writer()
-        writer.write(text)
         for text in pieces:
             writer.write(text)
         writer.write("\n")

@@ -35,6 +35,7 @@ int main(int argc, char **argv) {
         return fail(&error);
     }
     int32_t token = 1, before = 0;
+    l2c_session_enter(session);
     for (int32_t i = 0; i < steps; i++) {
         const l2c_span span = {session, &token, 1, i ? L2C_ROLE_GENERATED : L2C_ROLE_PROMPT, L2C_WANT_LAST};
         if (l2c_batch_step(batch, &span, 1, l2c_sampler_logits(sampler), &error)) {
@@ -50,6 +51,7 @@ int main(int argc, char **argv) {
         const size_t skip = before == 1 && size && *bytes == ' ';
         fwrite(bytes + skip, 1, size - skip, stdout);
     }
+    l2c_session_leave(session);
     printf("\n");
     l2c_sampler_free(&sampler);
     l2c_batch_free(&batch);
