@@ -150,6 +150,7 @@ int l2c_tokenizer_create(l2c_tokenizer **out, const l2c_token_table *table, l2c_
     t->bos = table->bos;
     t->eos = table->eos;
     t->add_space_prefix = table->add_space_prefix;
+    t->add_bos = true;
     t->slot_mask = slots - 1;
     for (int value = 0; value < 256; value++) {
         t->byte_ids[value] = -1;
@@ -196,6 +197,14 @@ int32_t l2c_tokenizer_bos(const l2c_tokenizer *tokenizer) {
 }
 int32_t l2c_tokenizer_eos(const l2c_tokenizer *tokenizer) {
     return tokenizer->eos;
+}
+
+bool l2c_tokenizer_add_bos(const l2c_tokenizer *tokenizer) {
+    return tokenizer->add_bos;
+}
+
+bool l2c_tokenizer_add_eos(const l2c_tokenizer *tokenizer) {
+    return tokenizer->add_eos;
 }
 
 bool l2c_tokenizer_add_space_prefix(const l2c_tokenizer *tokenizer) {

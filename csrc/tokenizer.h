@@ -23,10 +23,11 @@ typedef struct l2c_token_slot {
 struct l2c_tokenizer {
     int32_t count, unk, bos, eos;
     bool add_space_prefix;
-    bool has_bytes;      /* all 256 byte tokens are there */
-    bool has_unused;     /* some piece is L2C_TOKEN_UNUSED */
-    size_t longest;      /* bytes of the longest piece that text can become */
-    size_t longest_user; /* of the longest L2C_TOKEN_USER_DEFINED piece */
+    bool add_bos, add_eos; /* what a text begins and ends with unless the caller says otherwise */
+    bool has_bytes;        /* all 256 byte tokens are there */
+    bool has_unused;       /* some piece is L2C_TOKEN_UNUSED */
+    size_t longest;        /* bytes of the longest piece that text can become */
+    size_t longest_user;   /* of the longest L2C_TOKEN_USER_DEFINED piece */
     size_t slot_mask;
     l2c_token_slot *slots;   /* [slot_mask + 1], at most half full */
     l2c_token *tokens;       /* [count] */

@@ -4,14 +4,14 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from llama2c._core import FormatError, Tokenizer
+from llama2c._core import FormatError, Tokenizer, is_gguf
 from llama2c.errors import TokenizerError
 
 StrPath = str | os.PathLike[str]
 
 
 def load_tokenizer(path: StrPath) -> Tokenizer:
-    """The tokenizer in a llama2.c `tokenizer.bin` or a SentencePiece `.model` (BPE), told by the suffix.
+    """The tokenizer in a GGUF file, a SentencePiece `.model` (BPE), told by the suffix, or a llama2.c `tokenizer.bin`.
 
     Raises OSError, or FormatError that names the file, the place and what was expected.
     """
@@ -28,6 +28,8 @@ def load_tokenizer(path: StrPath) -> Tokenizer:
             eos=table.eos,
             add_space_prefix=table.add_space_prefix,
         )
+    if is_gguf(path):
+        return Tokenizer.from_gguf(path)
     data = Path(path).read_bytes()
     try:
         return Tokenizer.from_bin(data)
@@ -48,7 +50,12 @@ def candidates(checkpoint: StrPath, vocab_size: int) -> Iterator[Path]:
 
 
 def find_tokenizer(checkpoint: StrPath, vocab_size: int) -> Tokenizer:
-    """The first of the candidates that exists and has the model's size. Raises TokenizerError listing all."""
+    """A GGUF file's own tokenizer, else the first of the candidates that exists and has the model's size.
+
+    Raises TokenizerError listing all.
+    """
+    if is_gguf(checkpoint):
+        return checked(Tokenizer.from_gguf(checkpoint), vocab_size, "its tokenizer", checkpoint)
     seen = []
     for path in dict.fromkeys(candidates(checkpoint, vocab_size)):
         if not path.is_file():

@@ -68,7 +68,7 @@ def add_engine_options(command: argparse.ArgumentParser) -> None:
         "--rope-theta",
         type=finite,
         metavar="BASE",
-        help="base of the rotary embedding, which llama2.c files do not store (default: 10000; Code Llama: 1e6)",
+        help="base of the rotary embedding (default: the file's; llama2.c files have none: 10000, Code Llama 1e6)",
     )
 
 
