@@ -166,6 +166,9 @@ void l2c_sampler_skip(l2c_sampler *sampler, int32_t count);
 uint64_t l2c_sampler_state(const l2c_sampler *sampler);
 void l2c_sampler_set_state(l2c_sampler *sampler, uint64_t state);
 
+/* Natural logarithm of the probability that logits [vocab_size] give a token; overwrites them. */
+double l2c_log_probability(const l2c_transformer *transformer, float *logits, int32_t token);
+
 /* ---- Tokenizer: UTF-8 bytes to token ids and back ---- */
 
 typedef struct l2c_tokenizer l2c_tokenizer;

@@ -324,6 +324,14 @@ double l2c_transformer_token_macs(const l2c_transformer *transformer) {
     return macs;
 }
 
+double l2c_log_probability(const l2c_transformer *transformer, float *logits, int32_t token) {
+    const size_t n = (size_t)transformer->model.config.vocab_size, best = transformer->kernels->argmax(logits, n);
+    const float difference = logits[token] - logits[best];
+    transformer->kernels->softmax(logits, n, 1.0f);
+    /* not log(softmax[token]), which may have underflowed */
+    return (double)difference + log((double)logits[best]);
+}
+
 int l2c_transformer_row(const l2c_transformer *transformer, const char *tensor, int32_t layer, int64_t row, float *out,
                         int64_t *rows, int64_t *cols, l2c_error *error) {
     for (size_t i = 0; i < sizeof tensor_names / sizeof *tensor_names; i++) {

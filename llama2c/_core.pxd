@@ -102,6 +102,8 @@ cdef extern from "llama2c.h" nogil:
     int l2c_batch_resume(l2c_batch *batch, l2c_error *error)
     void l2c_batch_abandon(l2c_batch *batch)
 
+    double l2c_log_probability(const l2c_transformer *transformer, float *logits, int32_t token)
+
     ctypedef struct l2c_sampler:
         pass
 

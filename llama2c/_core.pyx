@@ -414,6 +414,9 @@ cdef class Transformer:
         return out
 
 
+# Logits that score() holds at once: 16 MiB.
+cdef Py_ssize_t SCORE_LOGITS = 1 << 22
+
 # How long a step computes before signals are looked at, so that Ctrl-C never waits for the step's end.
 cdef double SLICE_SECONDS = 0.1
 
@@ -546,6 +549,46 @@ cdef class Session:
     def prefill_all(self, tokens):
         """Append prompt tokens; returns the logits after each one, float32 [len(tokens), vocab_size]."""
         return self.take_prompt(tokens, True)
+
+    def score(self, tokens, *, Py_ssize_t start=0):
+        """Append prompt tokens; returns the log-probabilities of tokens[start + 1:], each given all before it, float64.
+
+        Natural logarithms. At most 16 MiB of logits are held. Raises as prefill does.
+        """
+        cdef object ids = token_array(tokens)
+        if not 0 <= start < max(len(ids), 1):
+            raise ValueError(f"start is {start}, expected 0 to {len(ids) - 1}")
+        self.enter()
+        try:
+            return self.score_ids(ids, start)
+        finally:
+            l2c_session_leave(self.handle)
+
+    cdef object score_ids(self, object ids, Py_ssize_t start):
+        cdef const int32_t[::1] view = ids
+        cdef Py_ssize_t total = view.shape[0], from_ = start, row, rows = max(1, SCORE_LOGITS // self.vocab_size)
+        cdef int32_t before = l2c_session_position(self.handle)
+        cdef l2c_error ignored
+        out = numpy().empty(max(total - start - 1, 0), dtype=numpy().float64)
+        cdef double[::1] result = out
+        cdef float[:, ::1] logits
+        try:
+            if start:
+                self.take_ids(ids[:start], False)
+            while from_ < total:
+                kept = self.take_ids(ids[from_ : from_ + rows], True)
+                logits = kept
+                with nogil:
+                    for row in range(logits.shape[0]):
+                        if from_ + row + 1 < total:
+                            result[from_ + row - start] = l2c_log_probability(
+                                self.transformer.handle, &logits[row, 0], view[from_ + row + 1]
+                            )
+                from_ += rows
+        except BaseException:
+            l2c_session_rewind(self.handle, before, &ignored)
+            raise
+        return out
 
     cdef int take_token(self, int32_t token, float *logits) except -1:
         cdef l2c_error error

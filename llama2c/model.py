@@ -7,7 +7,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from llama2c._core import Session, Tokenizer, Transformer
-from llama2c.generation import Generation, Piece, Prompt, generate, stream
+from llama2c.generation import Generation, Piece, Prompt, generate, prompt_ids, stream
+from llama2c.scoring import Score
 from llama2c.threads import default_threads
 from llama2c.tokenizers import StrPath, checked, find_tokenizer, load_tokenizer
 
@@ -106,6 +107,12 @@ class Llama:
     def logits(self, ids: "Sequence[int] | NDArray[np.integer]") -> "NDArray[np.float32]":
         """Logits after each token of a prompt, float32 [len(ids), vocab_size]. Raises ValueError, ContextError."""
         return self.session(context=max(1, min(len(ids), self.context))).prefill_all(ids)
+
+    def score(self, prompt: Prompt) -> Score:
+        """How probable the model finds a text or ids, token by token. Raises ContextError if it does not fit."""
+        ids = prompt_ids(self.tokenizer, prompt)
+        session = self.session(context=max(1, min(len(ids), self.context)))
+        return Score(ids, session.score(ids).tolist())
 
     def generate(
         self,
