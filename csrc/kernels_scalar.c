@@ -8,6 +8,7 @@
 
 enum { DOT_M = 1, GEMM_M = 1, GEMM_V = 1, Q8_M = 1, Q8_N = 1, QUANT_M = 1, ATT_H = 1, ATT_V = 1 };
 #define LEVEL scalar
+#define UNROLL /* a vector is a loop here: there are no registers to keep */
 
 typedef struct vec {
     float lane[16];

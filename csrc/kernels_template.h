@@ -25,11 +25,16 @@
 #if defined(_MSC_VER)
 #define TILE static __forceinline
 #define PREFETCH(p) ((void)(p))
-#define UNROLL
 #else
 #define TILE static inline __attribute__((always_inline))
 #define PREFETCH(p) __builtin_prefetch((p), 0, 3)
-#if defined(__clang__)
+#endif
+
+/* Loops over accumulators are unrolled, unless the level says otherwise. */
+#ifndef UNROLL
+#if defined(_MSC_VER)
+#define UNROLL
+#elif defined(__clang__)
 #define UNROLL _Pragma("unroll")
 #else
 #define UNROLL _Pragma("GCC unroll 32")
