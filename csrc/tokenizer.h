@@ -44,7 +44,7 @@ struct l2c_tokenizer {
     size_t longest_special; /* of the longest L2C_TOKEN_USER_DEFINED or L2C_TOKEN_CONTROL piece */
     size_t slot_mask, merge_mask;
     l2c_token_slot *slots;      /* [slot_mask + 1], at most half full */
-    l2c_merge *merges;          /* [merge_mask + 1], at most half full; NULL: what spells a piece joins to it */
+    l2c_merge *merges;          /* [merge_mask + 1], at most two thirds full; NULL: what spells a piece joins to it */
     l2c_token *tokens;          /* [count] */
     char *text;                 /* all pieces, end to end */
     int32_t byte_ids[256];      /* -1 where there is no such byte token, or piece of that byte in byte-level BPE */

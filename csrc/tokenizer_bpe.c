@@ -72,7 +72,8 @@ static int add_tokens(l2c_tokenizer *t, const l2c_bpe_table *table, l2c_error *e
 }
 
 /* *id: of a piece that text can become, else -1. Returns -1 if there is no such piece of any type. */
-static int find(const l2c_tokenizer *t, int32_t *id, uint64_t hash, const char *piece, size_t size) {
+static int find(const l2c_tokenizer *t, int32_t *id, const char *piece, size_t size) {
+    const uint64_t hash = l2c_hash_bytes(L2C_HASH_SEED, piece, size);
     *id = l2c_tokenizer_match(t, hash, piece, size, true);
     return *id >= 0 || l2c_tokenizer_match(t, hash, piece, size, false) >= 0 ? 0 : -1;
 }
@@ -103,14 +104,10 @@ static int add_merges(l2c_tokenizer *t, char *scratch, const l2c_bpe_table *tabl
                             rank);
         }
         l2c_merge merge = {.order = ~(uint32_t)rank};
-        const uint64_t hash = l2c_hash_bytes(L2C_HASH_SEED, scratch, left);
-        const char *missing =
-            find(t, &merge.left, hash, scratch, left) < 0 ? "its left part"
-            : find(t, &merge.right, l2c_hash_bytes(L2C_HASH_SEED, scratch + left, right), scratch + left, right) < 0
-                ? "its right part"
-            : find(t, &merge.id, l2c_hash_bytes(hash, scratch + left, right), scratch, left + right) < 0
-                ? "what it joins to"
-                : NULL;
+        const char *missing = find(t, &merge.left, scratch, left) < 0            ? "its left part"
+                              : find(t, &merge.right, scratch + left, right) < 0 ? "its right part"
+                              : find(t, &merge.id, scratch, left + right) < 0    ? "what it joins to"
+                                                                                 : NULL;
         if (missing) {
             return l2c_fail(error, L2C_ERROR_FORMAT, "merge %d: %s is no piece of the vocabulary", rank, missing);
         }
@@ -134,7 +131,7 @@ static int take_merges(l2c_tokenizer *t, const l2c_bpe_table *table, l2c_error *
         }
         longest = (size_t)length > longest ? (size_t)length : longest;
     }
-    while (slots < 2 * (size_t)table->n_merges) {
+    while (slots < (size_t)table->n_merges + (size_t)table->n_merges / 2) {
         slots *= 2;
     }
     t->merge_mask = slots - 1;
@@ -151,7 +148,11 @@ int l2c_tokenizer_create_bpe(l2c_tokenizer **out, const l2c_bpe_table *table, l2
     *out = NULL;
     l2c_pretokenizer *pretokenize = l2c_pretokenizer_find(table->pre);
     if (!pretokenize) {
-        return l2c_fail(error, L2C_ERROR_UNSUPPORTED, "the pre-tokenizer is \"%.80s\", expected one of %s", table->pre,
+        char name[81] = {0};
+        for (size_t i = 0; i + 1 < sizeof name && table->pre[i]; i++) { /* a message is one line */
+            name[i] = (uint8_t)table->pre[i] < 0x20 ? '?' : table->pre[i];
+        }
+        return l2c_fail(error, L2C_ERROR_UNSUPPORTED, "the pre-tokenizer is \"%s\", expected one of %s", name,
                         L2C_PRETOKENIZER_NAMES);
     }
     int status =
