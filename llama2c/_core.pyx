@@ -764,7 +764,7 @@ cdef class Tokenizer:
         cdef int32_t[::1] merge_lengths = numpy().empty(n_merges + 1, dtype=numpy().int32)
         cdef const char **pointers = NULL
         cdef const char **merge_pointers = NULL
-        cdef bytes name = pre.encode("utf-8", "replace")
+        cdef bytes name = pre.encode("utf-8", "replace").replace(b"\0", b"?")
         if n == 0 or type_view.shape[0] != n or n > 0x7FFFFFFF or n_merges > 0x7FFFFFFF:
             raise ValueError(f"{n} pieces, {type_view.shape[0]} types: expected the same number, not 0")
         try:
