@@ -194,6 +194,24 @@ typedef struct l2c_token_table {
 
 /* Copies the table. */
 int l2c_tokenizer_create(l2c_tokenizer **out, const l2c_token_table *table, l2c_error *error);
+
+typedef struct l2c_bpe_table { /* byte-level BPE */
+    int32_t count;
+    const char *const
+        *pieces;            /* [count] in GPT-2's alphabet of bytes, as GGUF has them; other types than normal as is */
+    const int32_t *lengths; /* [count] in bytes */
+    const uint8_t *types;   /* [count] l2c_token_type, none a byte */
+    int32_t n_merges;
+    const char *const *merges;    /* [n_merges] two pieces with a space between, what goes first first. NULL, as in
+                                     tiktoken's files: pieces are bytes, what joins to the lowest id goes first */
+    const int32_t *merge_lengths; /* [n_merges] in bytes */
+    const char *pre;              /* pre-tokenizer: "gpt-2", "llama-bpe" ("llama3" is the same), "qwen2", "smollm" */
+    int32_t bos, eos;             /* ids, -1 where there is none */
+    bool ignore_merges;           /* a pre-token that is a piece becomes it without merges */
+} l2c_bpe_table;
+
+/* Copies the table. */
+int l2c_tokenizer_create_bpe(l2c_tokenizer **out, const l2c_bpe_table *table, l2c_error *error);
 /* llama2.c's tokenizer.bin, from its bytes; types are inferred (0 unk, 1 bos, 2 eos, "<0xXX>" bytes). */
 int l2c_tokenizer_read_bin(l2c_tokenizer **out, const uint8_t *bytes, size_t size, l2c_error *error);
 /* The vocabulary in a GGUF file's metadata, from its bytes. */
@@ -207,9 +225,11 @@ bool l2c_tokenizer_add_space_prefix(const l2c_tokenizer *tokenizer);
 /* Whether BOS begins and EOS ends a text, unless the caller says otherwise. */
 bool l2c_tokenizer_add_bos(const l2c_tokenizer *tokenizer);
 bool l2c_tokenizer_add_eos(const l2c_tokenizer *tokenizer);
-/* Ids of `size` bytes of UTF-8; BOS and EOS are the caller's. *ids is malloc'd for the caller, who calls l2c_ids_free. */
+/* Ids of `size` bytes of UTF-8; BOS and EOS are the caller's. `special`: the spelling of a control token in the text
+ * becomes that token, and what follows it begins anew; else it is text like any other. A user-defined token always
+ * becomes itself. *ids is malloc'd for the caller, who calls l2c_ids_free. */
 int l2c_tokenizer_encode(const l2c_tokenizer *tokenizer, int32_t **ids, size_t *count, const char *text, size_t size,
-                         l2c_error *error);
+                         bool special, l2c_error *error);
 void l2c_ids_free(int32_t **ids);
 /* The bytes of one token: a piece as it stands, the byte of a byte token, nothing for a control token or an id out of
  * range. The pointer lives as long as the tokenizer. */

@@ -1,16 +1,22 @@
-/* tokenizer.h: the vocabulary as encoding sees it; internal to tokenizer*.c. */
+/* tokenizer.h: the vocabulary as encoding sees it; internal to tokenizer*.c.
+ *
+ * Two kinds share it. SentencePiece's joins neighbours that spell a piece, the higher score first. Byte-level BPE cuts
+ * text into pre-tokens, begins with their bytes, and joins neighbours that a list of merges names, the first first. */
 #ifndef L2C_TOKENIZER_H
 #define L2C_TOKENIZER_H
 
 #include "error.h"
+#include "pretokenizer.h"
 
 #define L2C_HASH_SEED 0xcbf29ce484222325u /* FNV-1a, 64 bits */
+
+#define L2C_TOKEN_BIT(type) (1u << (type)) /* in sets of types */
 
 typedef struct l2c_token {
     const char *piece; /* [length], in the tokenizer's `text` */
     int32_t length;
     float score;
-    uint32_t order; /* the score as an integer of the same order */
+    uint32_t order; /* of what joins to this piece the greater goes first */
     uint8_t type;
     uint8_t byte; /* value of a byte token */
 } l2c_token;
@@ -20,30 +26,61 @@ typedef struct l2c_token_slot {
     int32_t rank; /* id + 1; 0: free */
 } l2c_token_slot;
 
+typedef struct l2c_merge {
+    int32_t left, right; /* ids */
+    int32_t id;          /* what they join to */
+    uint32_t order;      /* the greater goes first; 0: a free slot */
+} l2c_merge;
+
 struct l2c_tokenizer {
     int32_t count, unk, bos, eos;
+    l2c_pretokenizer *pretokenize; /* of byte-level BPE; NULL: SentencePiece's kind */
+    bool ignore_merges;            /* a pre-token that is a piece is not merged to it: it is it */
     bool add_space_prefix;
-    bool add_bos, add_eos; /* what a text begins and ends with unless the caller says otherwise */
-    bool has_bytes;        /* all 256 byte tokens are there */
-    bool has_unused;       /* some piece is L2C_TOKEN_UNUSED */
-    size_t longest;        /* bytes of the longest piece that text can become */
-    size_t longest_user;   /* of the longest L2C_TOKEN_USER_DEFINED piece */
-    size_t slot_mask;
-    l2c_token_slot *slots;   /* [slot_mask + 1], at most half full */
-    l2c_token *tokens;       /* [count] */
-    char *text;              /* all pieces, end to end */
-    int32_t byte_ids[256];   /* -1 where there is no such byte token */
-    char byte_values[256];   /* what l2c_tokenizer_bytes points to for them */
-    uint8_t user_first[256]; /* whether a user-defined piece begins with this byte */
-    uint8_t joins[256][32];  /* bit [a][b]: some piece has byte b after byte a */
+    bool add_bos, add_eos;  /* what a text begins and ends with unless the caller says otherwise */
+    bool has_bytes;         /* all 256 byte tokens are there */
+    bool has_unused;        /* some piece is L2C_TOKEN_UNUSED, and text can become it */
+    unsigned matched;       /* set of the types that text can become */
+    size_t longest;         /* bytes of the longest piece that text can become */
+    size_t longest_special; /* of the longest L2C_TOKEN_USER_DEFINED or L2C_TOKEN_CONTROL piece */
+    size_t slot_mask, merge_mask;
+    l2c_token_slot *slots;      /* [slot_mask + 1], at most half full */
+    l2c_merge *merges;          /* [merge_mask + 1], at most two thirds full; NULL: what spells a piece joins to it */
+    l2c_token *tokens;          /* [count] */
+    char *text;                 /* all pieces, end to end */
+    int32_t byte_ids[256];      /* -1 where there is no such byte token, or piece of that byte in byte-level BPE */
+    char byte_values[256];      /* what l2c_tokenizer_bytes points to for them */
+    uint8_t special_first[256]; /* set of the types, of those of longest_special, that begin with this byte */
+    uint8_t joins[256][32];     /* bit [a][b]: some piece has byte b after byte a */
 };
 
 static inline uint64_t l2c_hash_step(uint64_t hash, char byte) {
     return (hash ^ (uint8_t)byte) * 0x100000001b3u;
 }
 
-/* Id of a piece among those that text can become (normal, user-defined, unused); -1 if none. A text that spells "<s>"
- * or "<0x0A>" stays what it is. */
-int32_t l2c_tokenizer_match(const l2c_tokenizer *tokenizer, uint64_t hash, const char *piece, size_t size);
+static inline uint64_t l2c_hash_bytes(uint64_t hash, const char *bytes, size_t size) {
+    for (size_t i = 0; i < size; i++) {
+        hash = l2c_hash_step(hash, bytes[i]);
+    }
+    return hash;
+}
+
+/* First slot of a pair of ids. */
+static inline size_t l2c_merge_slot(const l2c_tokenizer *tokenizer, int32_t left, int32_t right) {
+    const uint64_t pair = (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
+    return (size_t)((pair * 0x9E3779B97F4A7C15u) >> 32) & tokenizer->merge_mask;
+}
+
+/* Id of a piece; -1 if none. `matched`: among those that text can become, else among the others. A text that spells
+ * "<s>" or "<0x0A>" stays what it is. */
+int32_t l2c_tokenizer_match(const l2c_tokenizer *tokenizer, uint64_t hash, const char *piece, size_t size,
+                            bool matched);
+
+/* A vocabulary without tokens, after a check of what both kinds of tables have. `lengths`, `types`: [count]. `text` has
+ * room for all pieces and a byte more. */
+int l2c_tokenizer_begin(l2c_tokenizer **out, int32_t count, const int32_t *lengths, const uint8_t *types, int32_t unk,
+                        int32_t bos, int32_t eos, l2c_error *error);
+/* Gives an id its token; of equal pieces the first counts, and false comes back for the others. */
+bool l2c_tokenizer_add(l2c_tokenizer *tokenizer, int32_t id, const l2c_token *token);
 
 #endif

@@ -1,10 +1,13 @@
-/* tokenizer_encode.c: text to token ids as SentencePiece's BPE does it.
+/* tokenizer_encode.c: text to token ids, as SentencePiece's BPE and byte-level BPE do it.
  *
- *   text --> stretches --> symbols (UTF-8 characters) --best neighbours joined, again and again--> pieces --> ids
+ *   text --special tokens cut out--> parts --> stretches --> symbols --best neighbours joined, again and again--> ids
  *
- * A stretch ends where no piece of the vocabulary could span two neighbouring bytes (in Llama's mostly between words):
- * cutting the text there changes no id and keeps the heap small. */
+ * SentencePiece's symbols are characters. A stretch ends where no piece of the vocabulary could span two neighbouring
+ * bytes (in Llama's mostly between words): cutting the text there changes no id and keeps the heap small. In byte-level
+ * BPE a stretch is a pre-token, and its symbols are bytes. */
 #include "tokenizer.h"
+
+#include "unicode.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -29,17 +32,13 @@ typedef struct encoder {
     symbol *symbols;  /* [symbol_capacity], each at the offset of its first byte */
     candidate *heap;  /* [heap_capacity], the best first */
     uint32_t *splits; /* [count] bytes of the left part in the join last seen of an UNUSED piece; NULL without such */
-    int32_t *ids;     /* one a byte of text at most */
+    int32_t *ids;     /* [2 * bytes of text + 1]: at most one a byte, and one a space put before a part */
     size_t symbol_capacity, heap_capacity, heap_size, id_count;
     bool after_unknown;
 } encoder;
 
 static int32_t find(const l2c_tokenizer *t, const char *piece, size_t size) {
-    uint64_t hash = L2C_HASH_SEED;
-    for (size_t i = 0; i < size; i++) {
-        hash = l2c_hash_step(hash, piece[i]);
-    }
-    return l2c_tokenizer_match(t, hash, piece, size);
+    return l2c_tokenizer_match(t, l2c_hash_bytes(L2C_HASH_SEED, piece, size), piece, size, true);
 }
 
 static bool has_type(const l2c_tokenizer *t, int32_t id, l2c_token_type type) {
@@ -48,46 +47,36 @@ static bool has_type(const l2c_tokenizer *t, int32_t id, l2c_token_type type) {
 
 /* ---- Symbols ---- */
 
-/* Bytes of the first UTF-8 character; 1 for a byte that begins none (Unicode 15, table 3-7). */
-static size_t utf8_length(const char *text, size_t size) {
-    const uint8_t *s = (const uint8_t *)text;
-    const size_t length = s[0] < 0xC2 || s[0] > 0xF4 ? 1 : s[0] < 0xE0 ? 2 : s[0] < 0xF0 ? 3 : 4;
-    if (length == 1 || length > size) {
-        return 1;
+/* Bytes of the longest user-defined or control piece that the text begins with, of those in a set of types, and its id;
+ * 0 if there is none. */
+static size_t special_length(const l2c_tokenizer *t, unsigned types, const char *text, size_t size, int32_t *id) {
+    if (!(t->special_first[(uint8_t)text[0]] & types)) {
+        return 0;
     }
-    const uint8_t low = s[0] == 0xE0 ? 0xA0 : s[0] == 0xF0 ? 0x90 : 0x80;
-    const uint8_t high = s[0] == 0xED ? 0x9F : s[0] == 0xF4 ? 0x8F : 0xBF;
-    if (s[1] < low || s[1] > high) {
-        return 1;
-    }
-    for (size_t i = 2; i < length; i++) {
-        if ((s[i] & 0xC0) != 0x80) {
-            return 1;
-        }
-    }
-    return length;
-}
-
-/* Bytes of the next symbol, and its id: the longest user-defined piece, else one character. */
-static size_t next_symbol(const l2c_tokenizer *t, const char *text, size_t size, int32_t *id) {
-    if (t->user_first[(uint8_t)text[0]]) {
-        const size_t limit = size < t->longest_user ? size : t->longest_user;
-        uint64_t hash = L2C_HASH_SEED;
-        size_t best = 0;
-        for (size_t length = 1; length <= limit; length++) {
-            hash = l2c_hash_step(hash, text[length - 1]);
-            const int32_t found = l2c_tokenizer_match(t, hash, text, length);
-            if (has_type(t, found, L2C_TOKEN_USER_DEFINED)) {
+    const size_t limit = size < t->longest_special ? size : t->longest_special;
+    uint64_t hash = L2C_HASH_SEED;
+    size_t best = 0;
+    for (size_t length = 1; length <= limit; length++) {
+        hash = l2c_hash_step(hash, text[length - 1]);
+        for (int matched = 0; matched < 2; matched++) {
+            const int32_t found = l2c_tokenizer_match(t, hash, text, length, matched);
+            if (found >= 0 && types & L2C_TOKEN_BIT(t->tokens[found].type)) {
                 best = length;
                 *id = found;
             }
         }
-        if (best) {
-            return best;
-        }
     }
-    const size_t length = utf8_length(text, size);
-    *id = find(t, text, length);
+    return best;
+}
+
+/* Bytes of the next symbol, and its id: the longest user-defined piece, else one character. */
+static size_t next_symbol(const l2c_tokenizer *t, const char *text, size_t size, int32_t *id) {
+    uint32_t point;
+    size_t length = special_length(t, L2C_TOKEN_BIT(L2C_TOKEN_USER_DEFINED), text, size, id);
+    if (length == 0) {
+        length = l2c_utf8_decode(&point, text, size);
+        *id = find(t, text, length);
+    }
     return length;
 }
 
@@ -124,20 +113,36 @@ static candidate heap_pop(encoder *e) {
     return best;
 }
 
+/* Id of what two neighbours join to, the first at `text`, and its order; -1 if they do not. */
+static int32_t joined(const l2c_tokenizer *t, const char *text, const symbol *a, const symbol *b, uint32_t *order) {
+    if (t->merges) {
+        for (size_t at = l2c_merge_slot(t, a->id, b->id); t->merges[at].order != 0; at = (at + 1) & t->merge_mask) {
+            if (t->merges[at].left == a->id && t->merges[at].right == b->id) {
+                *order = t->merges[at].order;
+                return t->merges[at].id;
+            }
+        }
+        return -1;
+    }
+    const uint32_t size = a->size + b->size;
+    if (size > t->longest || has_type(t, a->id, L2C_TOKEN_USER_DEFINED) || has_type(t, b->id, L2C_TOKEN_USER_DEFINED)) {
+        return -1;
+    }
+    const int32_t id = find(t, text, size);
+    *order = id < 0 ? 0 : t->tokens[id].order;
+    return id;
+}
+
 static void propose(encoder *e, uint32_t left) {
-    const l2c_tokenizer *t = e->tokenizer;
     if (left == NONE || e->symbols[left].next == NONE) {
         return;
     }
     const symbol *a = &e->symbols[left], *b = &e->symbols[a->next];
-    const uint32_t size = a->size + b->size;
-    if (size > t->longest || has_type(t, a->id, L2C_TOKEN_USER_DEFINED) || has_type(t, b->id, L2C_TOKEN_USER_DEFINED)) {
-        return;
-    }
-    const int32_t id = find(t, e->text + left, size);
+    uint32_t order;
+    const int32_t id = joined(e->tokenizer, e->text + left, a, b, &order);
     if (id >= 0) {
-        heap_push(e, (candidate){(uint64_t)t->tokens[id].order << 32 | (uint32_t)~left, size, id});
-        if (has_type(t, id, L2C_TOKEN_UNUSED)) {
+        heap_push(e, (candidate){(uint64_t)order << 32 | (uint32_t)~left, a->size + b->size, id});
+        if (has_type(e->tokenizer, id, L2C_TOKEN_UNUSED)) {
             e->splits[id] = a->size;
         }
     }
@@ -205,7 +210,38 @@ static int emit(encoder *e, l2c_error *error) {
     return L2C_OK;
 }
 
-/* ---- Encoding ---- */
+/* ---- Stretches ---- */
+
+static int reserve_symbols(encoder *e, size_t size, l2c_error *error) {
+    if (size > e->symbol_capacity) {
+        const size_t capacity = 2 * size;
+        symbol *larger = capacity > SIZE_MAX / sizeof *larger ? NULL : realloc(e->symbols, capacity * sizeof *larger);
+        if (!larger) {
+            return l2c_fail(error, L2C_ERROR_MEMORY, "out of memory for %zu symbols", capacity);
+        }
+        e->symbols = larger;
+        e->symbol_capacity = capacity;
+    }
+    return L2C_OK;
+}
+
+/* n symbols make n - 1 candidates; each of at most n - 1 joins takes one and adds two. */
+static int reserve_heap(encoder *e, size_t count, l2c_error *error) {
+    if (2 * count > e->heap_capacity) {
+        free(e->heap);
+        e->heap_capacity = 0;
+        e->heap = 2 * count > SIZE_MAX / sizeof *e->heap ? NULL : malloc(2 * count * sizeof *e->heap);
+        if (!e->heap) {
+            return l2c_fail(error, L2C_ERROR_MEMORY, "out of memory for the merges of %zu symbols", count);
+        }
+        e->heap_capacity = 2 * count;
+    }
+    return L2C_OK;
+}
+
+static int too_long(l2c_error *error) {
+    return l2c_fail(error, L2C_ERROR_ARGUMENT, "the text has 4 GiB that this vocabulary cannot cut in parts");
+}
 
 /* Fills `symbols` with the stretch at the start of `text`; *size is the text's, then the stretch's. */
 static int take_stretch(encoder *e, const char *text, size_t *size, l2c_error *error) {
@@ -218,17 +254,11 @@ static int take_stretch(encoder *e, const char *text, size_t *size, l2c_error *e
         int32_t id;
         const size_t length = next_symbol(t, text + end, limit - end, &id);
         if (length >= NONE - end) {
-            return l2c_fail(error, L2C_ERROR_ARGUMENT, "the text has 4 GiB that this vocabulary cannot cut in parts");
+            return too_long(error);
         }
-        if (end + length > e->symbol_capacity) {
-            const size_t capacity = 2 * (end + length);
-            symbol *larger =
-                capacity > SIZE_MAX / sizeof *larger ? NULL : realloc(e->symbols, capacity * sizeof *larger);
-            if (!larger) {
-                return l2c_fail(error, L2C_ERROR_MEMORY, "out of memory for %zu symbols", capacity);
-            }
-            e->symbols = larger;
-            e->symbol_capacity = capacity;
+        const int status = reserve_symbols(e, end + length, error);
+        if (status != L2C_OK) {
+            return status;
         }
         e->symbols[end] = (symbol){previous, NONE, (uint32_t)length, id};
         if (previous != NONE) {
@@ -239,35 +269,37 @@ static int take_stretch(encoder *e, const char *text, size_t *size, l2c_error *e
         count++;
         joins = end < limit && can_join(t, text[end - 1], text[end]);
     }
-    /* n symbols make n - 1 candidates; each of at most n - 1 joins takes one and adds two. */
-    if (2 * count > e->heap_capacity) {
-        free(e->heap);
-        e->heap_capacity = 0;
-        e->heap = 2 * count > SIZE_MAX / sizeof *e->heap ? NULL : malloc(2 * count * sizeof *e->heap);
-        if (!e->heap) {
-            return l2c_fail(error, L2C_ERROR_MEMORY, "out of memory for the merges of %zu symbols", count);
-        }
-        e->heap_capacity = 2 * count;
-    }
     e->text = text;
     *size = end;
-    return L2C_OK;
+    return reserve_heap(e, count, error);
 }
 
-static int encode_all(encoder *e, const char *text, size_t size, l2c_error *error) {
-    for (size_t at = 0, step; at < size; at += step) {
-        step = size - at;
-        int status = take_stretch(e, text + at, &step, error);
-        if (status == L2C_OK) {
-            merge(e);
-            status = emit(e, error);
-        }
-        if (status != L2C_OK) {
-            return status;
-        }
+/* The same for a pre-token. */
+static int take_pretoken(encoder *e, const char *text, size_t *size, l2c_error *error) {
+    const l2c_tokenizer *t = e->tokenizer;
+    *size = t->pretokenize(text, *size);
+    if (*size >= NONE) {
+        return too_long(error);
     }
-    return L2C_OK;
+    const uint32_t count = (uint32_t)*size;
+    const int32_t whole = t->ignore_merges && count <= t->longest ? find(t, text, count) : -1;
+    const int status = reserve_symbols(e, count, error);
+    if (status != L2C_OK) {
+        return status;
+    }
+    e->text = text;
+    if (whole >= 0) {
+        e->symbols[0] = (symbol){NONE, NONE, count, whole};
+        return L2C_OK;
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        const uint32_t next = i + 1 < count ? i + 1 : NONE; /* i - 1 is NONE for the first */
+        e->symbols[i] = (symbol){i - 1, next, 1, t->byte_ids[(uint8_t)text[i]]};
+    }
+    return reserve_heap(e, count, error);
 }
+
+/* ---- Encoding ---- */
 
 /* The text as it is merged: with its space in front, and U+2581 a space, for so SentencePiece writes spaces. */
 static size_t normalize(char *out, const char *text, size_t size, bool add_space_prefix) {
@@ -283,19 +315,76 @@ static size_t normalize(char *out, const char *text, size_t size, bool add_space
     return length;
 }
 
+/* A part between special tokens. `normal` has room for it and a byte more. */
+static int encode_part(encoder *e, char *normal, const char *text, size_t size, l2c_error *error) {
+    const l2c_tokenizer *t = e->tokenizer;
+    if (!t->pretokenize && size > 0) {
+        size = normalize(normal, text, size, t->add_space_prefix);
+        text = normal;
+    }
+    for (size_t at = 0, step; at < size; at += step) {
+        step = size - at;
+        int status =
+            t->pretokenize ? take_pretoken(e, text + at, &step, error) : take_stretch(e, text + at, &step, error);
+        if (status == L2C_OK) {
+            merge(e);
+            status = emit(e, error);
+        }
+        if (status != L2C_OK) {
+            return status;
+        }
+    }
+    return L2C_OK;
+}
+
+/* Bytes before the first special token, with the token's bytes and id; all bytes and 0 if there is none. In
+ * SentencePiece's kind user-defined pieces are symbols of the part that they are in. */
+static size_t find_special(const l2c_tokenizer *t, const char *text, size_t size, bool special, size_t *length,
+                           int32_t *id) {
+    const unsigned user = L2C_TOKEN_BIT(L2C_TOKEN_USER_DEFINED);
+    const unsigned control = special ? L2C_TOKEN_BIT(L2C_TOKEN_CONTROL) : 0;
+    const bool any = control || t->pretokenize;
+    for (size_t at = 0; any && at < size; at += *length ? *length : 1) {
+        *length = special_length(t, user | control, text + at, size - at, id);
+        if (*length && (t->pretokenize || has_type(t, *id, L2C_TOKEN_CONTROL))) {
+            return at;
+        }
+    }
+    *length = 0;
+    return size;
+}
+
+static int encode_all(encoder *e, char *normal, const char *text, size_t size, bool special, l2c_error *error) {
+    size_t length;
+    for (size_t at = 0; at < size; at += length) {
+        int32_t id = -1;
+        const size_t part = find_special(e->tokenizer, text + at, size - at, special, &length, &id);
+        const int status = encode_part(e, normal, text + at, part, error);
+        if (status != L2C_OK) {
+            return status;
+        }
+        at += part;
+        if (length > 0) {
+            e->ids[e->id_count++] = id;
+            e->after_unknown = false;
+        }
+    }
+    return L2C_OK;
+}
+
 int l2c_tokenizer_encode(const l2c_tokenizer *tokenizer, int32_t **ids, size_t *count, const char *text, size_t size,
-                         l2c_error *error) {
+                         bool special, l2c_error *error) {
     encoder e = {.tokenizer = tokenizer};
     *ids = NULL;
     *count = 0;
-    char *normal = size < SIZE_MAX / sizeof *e.ids ? malloc(size + 1) : NULL;
-    e.ids = normal ? malloc((size + 1) * sizeof *e.ids) : NULL;
+    char *normal = size < SIZE_MAX / (2 * sizeof *e.ids) ? malloc(size + 1) : NULL;
+    e.ids = normal ? malloc((2 * size + 1) * sizeof *e.ids) : NULL;
     e.splits = tokenizer->has_unused ? calloc((size_t)tokenizer->count, sizeof *e.splits) : NULL;
     int status = L2C_OK;
     if (!normal || !e.ids || (tokenizer->has_unused && !e.splits)) {
         status = l2c_fail(error, L2C_ERROR_MEMORY, "out of memory for a text of %zu bytes", size);
-    } else if (size > 0) {
-        status = encode_all(&e, normal, normalize(normal, text, size, tokenizer->add_space_prefix), error);
+    } else {
+        status = encode_all(&e, normal, text, size, special, error);
     }
     if (status == L2C_OK) {
         int32_t *exact = realloc(e.ids, (e.id_count + 1) * sizeof *exact);

@@ -136,7 +136,21 @@ cdef extern from "llama2c.h" nogil:
         int32_t eos
         bint add_space_prefix
 
+    ctypedef struct l2c_bpe_table:
+        int32_t count
+        const char *const *pieces
+        const int32_t *lengths
+        const uint8_t *types
+        int32_t n_merges
+        const char *const *merges
+        const int32_t *merge_lengths
+        const char *pre
+        int32_t bos
+        int32_t eos
+        bint ignore_merges
+
     int l2c_tokenizer_create(l2c_tokenizer **out, const l2c_token_table *table, l2c_error *error)
+    int l2c_tokenizer_create_bpe(l2c_tokenizer **out, const l2c_bpe_table *table, l2c_error *error)
     int l2c_tokenizer_read_bin(l2c_tokenizer **out, const uint8_t *bytes, size_t size, l2c_error *error)
     void l2c_tokenizer_free(l2c_tokenizer **tokenizer)
     int32_t l2c_tokenizer_count(const l2c_tokenizer *tokenizer)
@@ -148,7 +162,7 @@ cdef extern from "llama2c.h" nogil:
     bint l2c_tokenizer_add_eos(const l2c_tokenizer *tokenizer)
     bint l2c_tokenizer_add_space_prefix(const l2c_tokenizer *tokenizer)
     int l2c_tokenizer_encode(const l2c_tokenizer *tokenizer, int32_t **ids, size_t *count, const char *text,
-                             size_t size, l2c_error *error)
+                             size_t size, bint special, l2c_error *error)
     void l2c_ids_free(int32_t **ids)
     const char *l2c_tokenizer_bytes(const l2c_tokenizer *tokenizer, int32_t id, size_t *size)
     const char *l2c_tokenizer_piece(const l2c_tokenizer *tokenizer, int32_t id, size_t *size, float *score,

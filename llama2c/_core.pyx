@@ -789,11 +789,34 @@ cdef class Sampler:
 cdef object MAKER = object()
 
 
+cdef const char **pointers_to(list texts, int32_t[::1] lengths, str what) except NULL:
+    # Of bytes objects, which the list keeps alive; the caller frees. lengths: [len(texts)] or more, is filled.
+    cdef Py_ssize_t n = len(texts), i
+    cdef const char **pointers = <const char **>malloc((n + 1) * sizeof(char *))
+    cdef object text
+    if pointers == NULL:
+        raise MemoryError(f"no memory for {n} {what}s")
+    try:
+        for i in range(n):
+            text = texts[i]
+            if not isinstance(text, bytes):
+                raise TypeError(f"a {what} is {type(text).__name__}, expected bytes")
+            if len(<bytes>text) > 0x7FFFFFFF:
+                raise ValueError(f"{what} {i} has {len(<bytes>text)} bytes")
+            pointers[i] = <const char *><bytes>text
+            lengths[i] = <int32_t>len(<bytes>text)
+    except BaseException:
+        free(pointers)
+        raise
+    return pointers
+
+
 @cython.final
 cdef class Tokenizer:
-    """A SentencePiece-style BPE vocabulary: text to token ids and back, byte fallback both ways.
+    """A BPE vocabulary, SentencePiece's kind (with byte fallback) or byte-level: text to token ids and back.
 
-    Made by Tokenizer.from_bin (llama2.c's tokenizer.bin), from_gguf or from_table; llama2c.load_tokenizer opens files.
+    Made by Tokenizer.from_bin (llama2.c's tokenizer.bin), from_table, from_bpe (byte-level) or from_gguf;
+    llama2c.load_tokenizer opens files.
     """
 
     cdef l2c_tokenizer *handle
@@ -801,7 +824,7 @@ cdef class Tokenizer:
     def __cinit__(self, *, object made_by=None):
         # no Tokenizer without a vocabulary, not even by Tokenizer.__new__
         if made_by is not MAKER:
-            raise TypeError("use Tokenizer.from_bin, Tokenizer.from_table or llama2c.load_tokenizer")
+            raise TypeError("use Tokenizer.from_bin, from_table, from_bpe or llama2c.load_tokenizer")
 
     def __dealloc__(self):
         l2c_tokenizer_free(&self.handle)
@@ -840,28 +863,20 @@ cdef class Tokenizer:
         cdef l2c_token_table table
         cdef Tokenizer self = Tokenizer(made_by=MAKER)
         cdef list kept = list(pieces)
-        cdef Py_ssize_t n = len(kept), i
+        cdef Py_ssize_t n = len(kept)
         cdef const float[::1] score_view = numpy().ascontiguousarray(scores, dtype=numpy().float32)
         cdef const uint8_t[::1] type_view = numpy().ascontiguousarray(types, dtype=numpy().uint8)
-        cdef const int32_t[::1] length_view
+        cdef int32_t[::1] lengths = numpy().empty(n + 1, dtype=numpy().int32)
         cdef const char **pointers = NULL
         if n == 0 or score_view.shape[0] != n or type_view.shape[0] != n or n > 0x7FFFFFFF:
             raise ValueError(
                 f"{n} pieces, {score_view.shape[0]} scores, {type_view.shape[0]} types: expected the same number, not 0"
             )
-        for piece in kept:
-            if not isinstance(piece, bytes):
-                raise TypeError(f"a piece is {type(piece).__name__}, expected bytes")
-        length_view = numpy().array([len(piece) for piece in kept], dtype=numpy().int32)
-        pointers = <const char **>malloc(n * sizeof(char *))
-        if pointers == NULL:
-            raise MemoryError(f"no memory for {n} pieces")
+        pointers = pointers_to(kept, lengths, "piece")
         try:
-            for i in range(n):
-                pointers[i] = <const char *><bytes>kept[i]
             table.count = <int32_t>n
             table.pieces = pointers
-            table.lengths = &length_view[0]
+            table.lengths = &lengths[0]
             table.scores = &score_view[0]
             table.types = &type_view[0]
             table.unk = unk
@@ -871,6 +886,50 @@ cdef class Tokenizer:
             check(l2c_tokenizer_create(&self.handle, &table, &error), &error)
         finally:
             free(pointers)
+        return self
+
+    @staticmethod
+    def from_bpe(pieces, types, merges, *, str pre not None, int32_t bos, int32_t eos, bint ignore_merges=False):
+        """From a byte-level vocabulary, as GPT-2 and Llama 3 have them.
+
+        pieces, merges: bytes, as GGUF's tokenizer.ggml.tokens and .merges have them: in GPT-2's alphabet, where U+0120
+        is the space; a merge is two pieces with a space between, the first merge goes first. merges=None, as in
+        tiktoken's files: pieces are the bytes themselves, and what joins to the lowest id goes first. types:
+        SentencePiece's, one a piece; only normal pieces (1) are spelt in that alphabet. pre: the rule that cuts text
+        before any merge, "gpt-2", "llama-bpe" (also "llama3"), "qwen2" or "smollm". ignore_merges: what such a cut
+        gives is looked up as a whole first. Raises FormatError, or UnsupportedError for another `pre`.
+        """
+        cdef l2c_error error
+        cdef l2c_bpe_table table
+        cdef Tokenizer self = Tokenizer(made_by=MAKER)
+        cdef list kept = list(pieces), kept_merges = [] if merges is None else list(merges)
+        cdef Py_ssize_t n = len(kept), n_merges = len(kept_merges)
+        cdef const uint8_t[::1] type_view = numpy().ascontiguousarray(types, dtype=numpy().uint8)
+        cdef int32_t[::1] lengths = numpy().empty(n + 1, dtype=numpy().int32)
+        cdef int32_t[::1] merge_lengths = numpy().empty(n_merges + 1, dtype=numpy().int32)
+        cdef const char **pointers = NULL
+        cdef const char **merge_pointers = NULL
+        cdef bytes name = pre.encode("utf-8", "replace").replace(b"\0", b"?")
+        if n == 0 or type_view.shape[0] != n or n > 0x7FFFFFFF or n_merges > 0x7FFFFFFF:
+            raise ValueError(f"{n} pieces, {type_view.shape[0]} types: expected the same number, not 0")
+        try:
+            pointers = pointers_to(kept, lengths, "piece")
+            merge_pointers = pointers_to(kept_merges, merge_lengths, "merge")
+            table.count = <int32_t>n
+            table.pieces = pointers
+            table.lengths = &lengths[0]
+            table.types = &type_view[0]
+            table.n_merges = <int32_t>n_merges
+            table.merges = NULL if merges is None else merge_pointers
+            table.merge_lengths = &merge_lengths[0]
+            table.pre = name
+            table.bos = bos
+            table.eos = eos
+            table.ignore_merges = ignore_merges
+            check(l2c_tokenizer_create_bpe(&self.handle, &table, &error), &error)
+        finally:
+            free(pointers)
+            free(merge_pointers)
         return self
 
     def __len__(self):
@@ -906,8 +965,12 @@ cdef class Tokenizer:
         """Whether EOS ends a text unless encode() is told otherwise."""
         return l2c_tokenizer_add_eos(self.handle)
 
-    def encode(self, text, *, bos=None, eos=None):
+    def encode(self, text, *, bos=None, eos=None, bint special=False):
         """Ids of a text (str, or bytes of UTF-8), with BOS before and EOS after it as asked; None: as the file has it.
+
+        special: where the text spells a control token, such as "<|eot_id|>", that token is meant, and what follows
+        begins anew (with its space, if the vocabulary puts one before a text); else it is text like any other, which
+        is right for all that users write. A user-defined token is always found.
 
         Lone surrogates of a str are the bytes that they stand for in os.fsdecode's results, else go as they are.
         """
@@ -929,7 +992,7 @@ cdef class Tokenizer:
         data = raw
         size = len(raw)
         with nogil:
-            status = l2c_tokenizer_encode(self.handle, &ids, &count, data, size, &error)
+            status = l2c_tokenizer_encode(self.handle, &ids, &count, data, size, special, &error)
         check(status, &error)
         try:
             out = [ids[i] for i in range(count)]

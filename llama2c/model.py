@@ -200,10 +200,9 @@ def load(
     """Open a model.
 
     path: a GGUF file (of a split one the first part), or a llama2.c checkpoint of version 0, 1 or 2.
-    tokenizer: a llama2.c tokenizer.bin, a SentencePiece .model, a GGUF file, or a Tokenizer. None: a GGUF file's own;
-        for other files
-        `tokenizer.bin`, `tok<size>.bin`, `tokenizer.model` or `tok<size>.model` beside the checkpoint or in the current
-        directory, when first needed.
+    tokenizer: a llama2.c tokenizer.bin, a SentencePiece or Llama 3 .model, a GGUF file, or a Tokenizer. None: a GGUF
+        file's own; for other files `tokenizer.bin`, `tok<size>.bin`, `tokenizer.model` or `tok<size>.model` beside the
+        checkpoint or in the current directory, when first needed.
     threads: for each step; None: OMP_NUM_THREADS, else the physical cores that the process may use. A process forked
         while a model is open computes on one thread (the text is the same); one that is spawned, on all.
     isa: instruction-set level, one of available_isas(); None: LLAMA2C_ISA, else the best. All give the same bits.

@@ -3,21 +3,29 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llama2c._core import FormatError, Tokenizer, is_gguf
 from llama2c.errors import TokenizerError
+
+if TYPE_CHECKING:
+    from llama2c.formats.tiktoken_model import TiktokenTable
 
 StrPath = str | os.PathLike[str]
 
 
 def load_tokenizer(path: StrPath) -> Tokenizer:
-    """The tokenizer in a GGUF file, a SentencePiece `.model` (BPE), told by the suffix, or a llama2.c `tokenizer.bin`.
+    """The tokenizer in a GGUF file, a llama2.c `tokenizer.bin`, a SentencePiece `.model` (BPE) or Llama 3's.
 
-    Raises OSError, or FormatError that names the file, the place and what was expected.
+    A `.model` is told by its suffix and first line. Raises OSError, or FormatError that names the file, the place
+    and what was expected.
     """
     if os.fspath(path).endswith(".model"):
         from llama2c.formats.sentencepiece_model import read_sentencepiece
+        from llama2c.formats.tiktoken_model import is_tiktoken, read_tiktoken
 
+        if is_tiktoken(path):
+            return _from_tiktoken(path, read_tiktoken(path))
         table = read_sentencepiece(path)
         return Tokenizer.from_table(
             table.pieces,
@@ -33,6 +41,15 @@ def load_tokenizer(path: StrPath) -> Tokenizer:
     data = Path(path).read_bytes()
     try:
         return Tokenizer.from_bin(data)
+    except FormatError as error:
+        raise type(error)(f"{os.fspath(path)}: {error}") from None
+
+
+def _from_tiktoken(path: StrPath, table: "TiktokenTable") -> Tokenizer:
+    try:
+        return Tokenizer.from_bpe(
+            table.pieces, table.types, None, pre=table.pre, bos=table.bos, eos=table.eos, ignore_merges=True
+        )
     except FormatError as error:
         raise type(error)(f"{os.fspath(path)}: {error}") from None
 

@@ -430,6 +430,19 @@ def test_settings_of_a_vocabulary(tmp_path, rng):
             made(**changes)
 
 
+def test_a_byte_level_vocabulary(data_file):
+    """llama.cpp's own vectors for Llama 3, from the file's metadata alone."""
+    path = data_file("tokenizers/ggml-vocab-llama-bpe.gguf")
+    ours = load_tokenizer(path)
+    assert (len(ours), ours.bos, ours.eos, ours.add_bos) == (128256, 128000, 128001, True)
+    texts = path.with_name(path.name + ".inp").read_bytes().split(b"\n__ggml_vocab_test__\n")[:-1]
+    lines = path.with_name(path.name + ".out").read_text().splitlines()
+    for sample, line in zip(texts, lines, strict=True):
+        assert ours.encode(sample, bos=False) == [int(token) for token in line.split()], sample
+    assert ours.encode("<|eot_id|>", special=True) == [128000, 128009]
+    assert len(ours.encode("<|eot_id|>")) > 2
+
+
 def test_a_vocabulary_without_a_model(data_file):
     path = data_file("tokenizers/ggml-vocab-llama-spm.gguf")
     with pytest.raises(FormatError, match="a vocabulary without a model"):

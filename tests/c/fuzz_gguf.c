@@ -40,7 +40,8 @@ static void read_vocabulary(const uint8_t *data, size_t size) {
         return;
     }
     const size_t text = size < 64 ? size : 64;
-    if (l2c_tokenizer_encode(tokenizer, &ids, &count, (const char *)data + size - text, text, &error) == L2C_OK) {
+    if (l2c_tokenizer_encode(tokenizer, &ids, &count, (const char *)data + size - text, text, size % 2, &error) ==
+        L2C_OK) {
         for (size_t i = 0; i < count; i++) {
             l2c_tokenizer_bytes(tokenizer, ids[i], &size);
         }
