@@ -53,9 +53,9 @@ static void lay_out(l2c_batch *b, arena *a, const l2c_config *config, size_t row
         b->q8.lane_stride = config->blocks ? b->q8.stride / L2C_SUPER * L2C_SUPER_LANES : 0;
         b->q8.lanes = part(a, rows * b->q8.lane_stride, sizeof(float));
     }
-    b->scratch_floats = l2c_round_up(
-        larger(larger(L2C_PANEL_FLOATS, widest), l2c_attention_scratch(group_heads, l2c_round_up(head_dim, L2C_LANES))),
-        L2C_LANES);
+    b->scratch_floats = l2c_round_up(larger(larger(L2C_PANEL_FLOATS, config->blocks ? l2c_quant_panel(widest) : widest),
+                                            l2c_attention_scratch(group_heads, l2c_round_up(head_dim, L2C_LANES))),
+                                     L2C_LANES);
     b->scratch = part(a, threads * b->scratch_floats, sizeof(float));
 }
 

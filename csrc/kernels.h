@@ -26,8 +26,8 @@ typedef struct l2c_q8_rows {
     int8_t *values; /* [m][stride] */
     int32_t *bias;  /* [m][stride / 4]: -128 * the sum of four values, what VNNI's unsigned weights add too much */
     float *scales;  /* [m][scale_stride] */
-    /* [m][lane_stride], for GGUF's types, of groups of 32. For each L2C_SUPER values L2C_SUPER_LANES floats: eight scales
-     * and eight sums of 32 values, scaled; sixteen scales, those eight twice each; sixteen sums of 16 values, scaled. */
+    /* [m][lane_stride], for GGUF's types, of groups of 32. For each L2C_SUPER values L2C_SUPER_LANES floats, each in the
+     * lane order of kernels_quant.h: the scales of sixteen values; their sums, scaled; the same as int32, times -128. */
     float *lanes;
     size_t stride; /* k rounded up to L2C_SUPER */
     size_t scale_stride, lane_stride;
@@ -65,6 +65,11 @@ static inline size_t l2c_attention_scratch(size_t heads, size_t value_stride) {
     return heads * (L2C_KV_CHUNK + 2 * value_stride + 4);
 }
 
+/* Floats of a panel of sixteen columns: their values as bytes, scales and mins. */
+static inline size_t l2c_quant_panel(size_t k) {
+    return (k + L2C_SUPER - 1) / L2C_SUPER * (L2C_SUPER * L2C_LANES / 4 + 2 * L2C_LANES * L2C_LANES);
+}
+
 typedef struct l2c_kernels {
     const char *name;
 
@@ -82,8 +87,10 @@ typedef struct l2c_kernels {
                    bool add);
     /* Row `row` of q = round(x / scale), scale = max|x| / 127 in each group. */
     void (*quantize_q8)(const l2c_q8_rows *q, size_t row, const float *x, size_t k, size_t group);
-    /* The product with GGUF's integer types (kernels_quant.h), rows of any role, and the activations for it. */
-    void (*dot_quant)(float *y, size_t ldy, const l2c_q8_rows *x, const l2c_matrix *w, size_t m, size_t n, bool add);
+    /* The product with GGUF's integer types (kernels_quant.h), rows of any role, and the activations for it. panel:
+     * l2c_quant_panel(k) floats of scratch, 64-byte aligned. */
+    void (*dot_quant)(float *y, size_t ldy, const l2c_q8_rows *x, const l2c_matrix *w, size_t m, size_t n, bool add,
+                      float *panel);
     void (*quantize_blocks)(const l2c_q8_rows *q, size_t row, const float *x, size_t k);
 
     void (*rmsnorm)(float *y, const float *x, const float *weight, size_t n, float eps); /* weight x / rms(x) */

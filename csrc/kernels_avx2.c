@@ -1,10 +1,22 @@
 /* kernels_avx2.c: sixteen lanes in two 256-bit registers, with FMA. */
 #include <immintrin.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
-enum { DOT_M = 1, GEMM_M = 6, GEMM_V = 1, Q8_M = 2, Q8_N = 1, QUANT_M = 2, ATT_H = 2, ATT_V = 2 };
+enum {
+    DOT_M = 1,
+    GEMM_M = 6,
+    GEMM_V = 1,
+    Q8_M = 2,
+    Q8_N = 1,
+    QUANT_M = 1,
+    PANEL_M = 4,
+    PANEL_ROWS = 4,
+    ATT_H = 2,
+    ATT_V = 2
+};
 #define LEVEL avx2
 
 typedef struct vec {
@@ -13,6 +25,7 @@ typedef struct vec {
 typedef struct bvec {
     __m256i low, high;
 } bvec;
+typedef bvec ivec;
 
 #define VEC(expression_low, expression_high) ((vec){(expression_low), (expression_high)})
 
@@ -106,21 +119,56 @@ static inline bvec bvec_load_n(const int8_t *p, size_t n) {
     memcpy(bytes, p, n);
     return bvec_load(bytes);
 }
+static inline __m256i dot4u(__m256i w, __m256i x) {
+    return _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), _mm256_set1_epi16(1));
+}
 /* |w| (x sign w): two products of at most 128 * 127 fit 16 bits. */
-static inline __m256 dot4(__m256i w, __m256i x) {
-    const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
-    return _mm256_cvtepi32_ps(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+static inline __m256i dot4(__m256i w, __m256i x) {
+    return dot4u(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+}
+static inline ivec ivec_dot4u(bvec w, bvec x) {
+    return (ivec){dot4u(w.low, x.low), dot4u(w.high, x.high)};
+}
+static inline ivec ivec_dot4(bvec w, bvec x) {
+    return (ivec){dot4(w.low, x.low), dot4(w.high, x.high)};
+}
+static inline vec vec_of_ints(ivec a) {
+    return VEC(_mm256_cvtepi32_ps(a.low), _mm256_cvtepi32_ps(a.high));
 }
 static inline vec vec_dot4(bvec w, bvec x, const int32_t *bias) {
     (void)bias;
-    return VEC(dot4(w.low, x.low), dot4(w.high, x.high));
+    return vec_of_ints(ivec_dot4(w, x));
 }
-
-static inline __m256 dot4u(__m256i w, __m256i x) {
-    return _mm256_cvtepi32_ps(_mm256_madd_epi16(_mm256_maddubs_epi16(w, x), _mm256_set1_epi16(1)));
+static inline ivec ivec_unbias(ivec sums, const float *bias) {
+    (void)bias;
+    return sums;
 }
-static inline vec vec_dot4u(bvec w, bvec x) {
-    return VEC(dot4u(w.low, x.low), dot4u(w.high, x.high));
+static inline ivec ivec_first(bool with_sign, const float *bias) {
+    (void)with_sign;
+    (void)bias;
+    return (ivec){_mm256_setzero_si256(), _mm256_setzero_si256()};
+}
+static inline __m256i broadcast_four(const int8_t *p) {
+    int32_t four;
+    memcpy(&four, p, sizeof four);
+    return _mm256_set1_epi32(four);
+}
+static inline ivec ivec_add_dot4u(ivec sum, bvec w, const int8_t *four) {
+    const __m256i x = broadcast_four(four);
+    return (ivec){_mm256_add_epi32(sum.low, dot4u(w.low, x)), _mm256_add_epi32(sum.high, dot4u(w.high, x))};
+}
+static inline ivec ivec_add_dot4(ivec sum, bvec w, const int8_t *four) {
+    const __m256i x = broadcast_four(four);
+    return (ivec){_mm256_add_epi32(sum.low, dot4(w.low, x)), _mm256_add_epi32(sum.high, dot4(w.high, x))};
+}
+/* In each quarter the sums of the quarters of a, b, c, d. */
+static inline ivec ivec_sums_of_4(ivec a, ivec b, ivec c, ivec d) {
+    return (ivec){_mm256_hadd_epi32(_mm256_hadd_epi32(a.low, b.low), _mm256_hadd_epi32(c.low, d.low)),
+                  _mm256_hadd_epi32(_mm256_hadd_epi32(a.high, b.high), _mm256_hadd_epi32(c.high, d.high))};
+}
+static inline void bvec_store(void *p, bvec w) {
+    _mm256_storeu_si256((__m256i *)p, w.low);
+    _mm256_storeu_si256((__m256i *)p + 1, w.high);
 }
 
 /* ---- Blocks of quantised weights ---- */
@@ -158,15 +206,24 @@ static inline vec vec_s8(uint64_t a, uint64_t b) {
     return VEC(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_cvtsi64_si128((int64_t)a))),
                _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_cvtsi64_si128((int64_t)b))));
 }
-static inline vec vec_spread2(vec s, int c) {
-    return VEC(_mm256_permutevar8x32_ps(s.low, _mm256_set1_epi32(2 * c)),
-               _mm256_permutevar8x32_ps(s.low, _mm256_set1_epi32(2 * c + 1)));
+static inline vec lanes_of_half(__m256 s) {
+    return VEC(_mm256_permutevar8x32_ps(s, _mm256_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6)),
+               _mm256_permutevar8x32_ps(s, _mm256_setr_epi32(1, 3, 5, 7, 1, 3, 5, 7)));
 }
-static inline vec vec_spread4(vec s, int c) {
-    const __m256 half = c < 2 ? s.low : s.high;
-    const __m256i first = _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1), at = _mm256_set1_epi32(4 * (c % 2));
-    return VEC(_mm256_permutevar8x32_ps(half, _mm256_add_epi32(first, at)),
-               _mm256_permutevar8x32_ps(half, _mm256_add_epi32(first, _mm256_add_epi32(at, _mm256_set1_epi32(2)))));
+static inline vec vec_lanes_of_8(vec s) {
+    return lanes_of_half(s.low);
+}
+static inline vec vec_lanes_of_upper_8(vec s) {
+    return lanes_of_half(s.high);
+}
+/* s as a matrix of four by four, transposed */
+static inline vec vec_lanes_of_16(vec s) {
+    const __m256i pairs = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    const __m256 low = _mm256_permutevar8x32_ps(s.low, pairs), high = _mm256_permutevar8x32_ps(s.high, pairs);
+    const __m256d a = _mm256_castps_pd(low), b = _mm256_castps_pd(high);
+    const __m256d even = _mm256_unpacklo_pd(a, b), odd = _mm256_unpackhi_pd(a, b);
+    return VEC(_mm256_castpd_ps(_mm256_permute2f128_pd(even, odd, 0x20)),
+               _mm256_castpd_ps(_mm256_permute2f128_pd(even, odd, 0x31)));
 }
 static inline bvec bvec_join(const uint8_t *a, const uint8_t *b) {
     return (bvec){load32(a), load32(b)};

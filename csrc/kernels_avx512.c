@@ -3,16 +3,32 @@
 
 #define LEVEL avx512
 
+static inline ivec ivec_dot4u(bvec w, bvec x) {
+    return _mm512_madd_epi16(_mm512_maddubs_epi16(w, x), _mm512_set1_epi16(1));
+}
 /* |w| (x sign w): two products of at most 128 * 127 fit 16 bits. */
+static inline ivec ivec_dot4(bvec w, bvec x) {
+    const __m512i signed_x = _mm512_mask_sub_epi8(x, _mm512_movepi8_mask(w), _mm512_setzero_si512(), x);
+    return ivec_dot4u(_mm512_abs_epi8(w), signed_x);
+}
 static inline vec vec_dot4(bvec w, bvec x, const int32_t *bias) {
     (void)bias;
-    const __m512i signed_x = _mm512_mask_sub_epi8(x, _mm512_movepi8_mask(w), _mm512_setzero_si512(), x);
-    const __m512i pairs = _mm512_maddubs_epi16(_mm512_abs_epi8(w), signed_x);
-    return _mm512_cvtepi32_ps(_mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
+    return vec_of_ints(ivec_dot4(w, x));
 }
-
-static inline vec vec_dot4u(bvec w, bvec x) {
-    return _mm512_cvtepi32_ps(_mm512_madd_epi16(_mm512_maddubs_epi16(w, x), _mm512_set1_epi16(1)));
+static inline ivec ivec_unbias(ivec sums, const float *bias) {
+    (void)bias;
+    return sums;
+}
+static inline ivec ivec_first(bool with_sign, const float *bias) {
+    (void)with_sign;
+    (void)bias;
+    return _mm512_setzero_si512();
+}
+static inline ivec ivec_add_dot4u(ivec sum, bvec w, const int8_t *four) {
+    return _mm512_add_epi32(sum, ivec_dot4u(w, broadcast_four(four)));
+}
+static inline ivec ivec_add_dot4(ivec sum, bvec w, const int8_t *four) {
+    return _mm512_add_epi32(sum, ivec_dot4(w, broadcast_four(four)));
 }
 
 #include "kernels_template.h"

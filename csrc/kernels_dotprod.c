@@ -3,15 +3,10 @@
 
 #define LEVEL dotprod
 
-static inline vec vec_dot4(bvec w, bvec x, const int32_t *bias) {
-    vec r;
-    (void)bias;
-    EACH_QUARTER r.quarter[i] = vcvtq_f32_s32(vdotq_s32(vdupq_n_s32(0), w.quarter[i], x.quarter[i]));
-    return r;
+static inline int32x4_t add_dot4(int32x4_t sum, int8x16_t w, int8x16_t x) {
+    return vdotq_s32(sum, w, x);
 }
 
-static inline vec vec_dot4u(bvec w, bvec x) {
-    return vec_dot4(w, x, NULL);
-}
+#include "vec_neon_dot.h"
 
 #include "kernels_template.h"

@@ -1,12 +1,12 @@
 /* kernels_quant.h: products with GGUF's quantised types, once for every level; part of kernels_template.h.
  *
- * A row of W is taken by superblocks of 256 values: one block of the K types, eight of the types of 32. Each is four
- * chunks of 64 values, unpacked in registers to bytes in their natural order. A chunk's sums of four products are exact
- * integers, one a lane; they are scaled by the product of the weight's and the activation's scales. What a type adds to
- * its values (its bias or its mins) meets only sums of activations: a second, short product for each superblock.
+ * A row of W is taken by superblocks of 256 values: one block of the K types, eight of the types of 32. Sixteen values at a
+ * time give an exact integer, which is scaled and added to one of sixteen partial sums, whose lanes are in an order of
+ * their own: lane 4q + c belongs to quarter q of chunk c, that is to values 64c + 16q to 64c + 16q + 15. What a type adds
+ * to its values (a bias, or mins) meets only the sums of sixteen activations.
  *
- * Scales lie in sixteen lanes. Types whose scales hold for 32 values: lanes 0-7 the scales, lanes 8-15 the mins. Types
- * whose scales hold for 16: all lanes the scales, and the mins in a vector of their own. */
+ * Few rows of x: a row of W at a time, unpacked in registers, so that W is read as one stream. More rows: sixteen columns
+ * are unpacked once to a panel whose lanes are the columns. The operations on every element of y are the same. */
 
 enum { SUPER = L2C_SUPER, CHUNKS = SUPER / L2C_Q8_CHUNK };
 
@@ -34,19 +34,14 @@ TILE bool is_signed(const l2c_type type) {
     return type == L2C_TYPE_Q8_0 || type == L2C_TYPE_IQ4_NL || type == L2C_TYPE_IQ4_XS;
 }
 
-/* Scales hold for 16 values, else for 32. */
-TILE bool has_scales_of_16(const l2c_type type) {
-    return type == L2C_TYPE_Q2_K || type == L2C_TYPE_Q3_K || type == L2C_TYPE_Q6_K;
-}
-
-/* What the lanes of mins are multiplied by: -bias where they hold the scales themselves. */
-TILE float min_factor(const l2c_type type) {
+/* What a type adds to its unsigned values, times -1. */
+TILE float bias_of(const l2c_type type) {
     return type == L2C_TYPE_Q4_0    ? -8.0f
            : type == L2C_TYPE_Q5_0  ? -16.0f
            : type == L2C_TYPE_Q3_K  ? -4.0f
            : type == L2C_TYPE_Q6_K  ? -32.0f
            : type == L2C_TYPE_TQ2_0 ? -1.0f
-                                    : 1.0f;
+                                    : 0.0f;
 }
 
 /* Four of the eight f16 that lie `stride` bytes apart. */
@@ -59,44 +54,57 @@ TILE uint64_t u64_at(const uint8_t *p) {
     return (uint64_t)l2c_u32(p) | (uint64_t)l2c_u32(p + 4) << 32;
 }
 
-/* The lanes of scales; for scales of 16 that have mins, those in *mins. */
+/* The scales in lane order, and what is added to each of the sixteen values for signed types none. */
 TILE vec super_scales(const l2c_type type, const uint8_t *p, vec *mins) {
     const size_t stride = super_bytes(type) / 8;
+    vec scales;
     switch (type) {
     case L2C_TYPE_Q4_0:
     case L2C_TYPE_IQ4_NL:
     case L2C_TYPE_Q5_0:
     case L2C_TYPE_Q8_0: {
         const uint64_t a = four_f16(p, stride), b = four_f16(p + 4 * stride, stride);
-        return vec_f16(a, b, a, b);
+        scales = vec_lanes_of_8(vec_f16(a, b, a, b));
+        break;
     }
     case L2C_TYPE_Q4_1:
-    case L2C_TYPE_Q5_1:
-        return vec_f16(four_f16(p, stride), four_f16(p + 4 * stride, stride), four_f16(p + 2, stride),
-                       four_f16(p + 2 + 4 * stride, stride));
+    case L2C_TYPE_Q5_1: {
+        const vec both = vec_f16(four_f16(p, stride), four_f16(p + 4 * stride, stride), four_f16(p + 2, stride),
+                                 four_f16(p + 2 + 4 * stride, stride));
+        *mins = vec_lanes_of_upper_8(both);
+        return vec_lanes_of_8(both);
+    }
     case L2C_TYPE_Q4_K:
     case L2C_TYPE_Q5_K: {
-        uint64_t scales, m;
-        l2c_k4_scales(p + 4, &scales, &m);
-        return vec_mul(vec_u8(scales, m), vec_halves(f16_at(p), -f16_at(p + 2)));
+        uint64_t of_scales, of_mins;
+        l2c_k4_scales(p + 4, &of_scales, &of_mins);
+        const vec both = vec_mul(vec_u8(of_scales, of_mins), vec_halves(f16_at(p), -f16_at(p + 2)));
+        *mins = vec_lanes_of_upper_8(both);
+        return vec_lanes_of_8(both);
     }
     case L2C_TYPE_IQ4_XS: {
-        const vec scales = vec_u8(l2c_iq4_scales(p + 4, l2c_u16(p + 2)), 0);
-        return vec_mul(vec_sub(scales, vec_set1(32.0f)), vec_set1(f16_at(p)));
+        const vec of_32 = vec_sub(vec_u8(l2c_iq4_scales(p + 4, l2c_u16(p + 2)), 0), vec_set1(32.0f));
+        scales = vec_lanes_of_8(vec_mul(of_32, vec_set1(f16_at(p))));
+        break;
     }
     case L2C_TYPE_Q2_K: {
         const uint64_t a = u64_at(p), b = u64_at(p + 8), low = 0x0f0f0f0f0f0f0f0f;
-        *mins = vec_mul(vec_u8(a >> 4 & low, b >> 4 & low), vec_set1(-f16_at(p + 82)));
-        return vec_mul(vec_u8(a & low, b & low), vec_set1(f16_at(p + 80)));
+        *mins = vec_lanes_of_16(vec_mul(vec_u8(a >> 4 & low, b >> 4 & low), vec_set1(-f16_at(p + 82))));
+        return vec_lanes_of_16(vec_mul(vec_u8(a & low, b & low), vec_set1(f16_at(p + 80))));
     }
     case L2C_TYPE_Q3_K: {
         uint64_t a, b;
         l2c_q3_scales(p + 96, &a, &b);
-        return *mins = vec_mul(vec_sub(vec_u8(a, b), vec_set1(32.0f)), vec_set1(f16_at(p + 108)));
+        scales = vec_lanes_of_16(vec_mul(vec_sub(vec_u8(a, b), vec_set1(32.0f)), vec_set1(f16_at(p + 108))));
+        break;
     }
-    case L2C_TYPE_Q6_K: return *mins = vec_mul(vec_s8(u64_at(p + 192), u64_at(p + 200)), vec_set1(f16_at(p + 208)));
-    default: /* TQ2_0 */ return vec_set1(f16_at(p + 64));
+    case L2C_TYPE_Q6_K:
+        scales = vec_lanes_of_16(vec_mul(vec_s8(u64_at(p + 192), u64_at(p + 200)), vec_set1(f16_at(p + 208))));
+        break;
+    default: /* TQ2_0 */ scales = vec_set1(f16_at(p + 64));
     }
+    *mins = vec_mul(scales, vec_set1(bias_of(type)));
+    return scales;
 }
 
 /* The values of chunk c, less than their bias where they are unsigned. */
@@ -128,31 +136,41 @@ TILE bvec super_values(const l2c_type type, const uint8_t *p, const int c) {
     }
 }
 
+/* A superblock that is not there in full, of a type of 32: the missing blocks are zeros. */
+TILE const uint8_t *super_at(const l2c_type type, uint8_t last[8 * 34], const uint8_t *w, size_t s, size_t k) {
+    const size_t bytes = super_bytes(type);
+    if ((s + 1) * SUPER <= k) {
+        return w + s * bytes;
+    }
+    memset(last, 0, 8 * 34);
+    memcpy(last, w + s * bytes, k % SUPER / 32 * (bytes / 8));
+    return last;
+}
+
+/* ---- Few rows ---- */
+
 /* One superblock, number s of the row, for M rows of x. */
-TILE void quant_super(const l2c_type type, const size_t M, vec sum[][DOT_CHAINS], vec *min_sum, const l2c_q8_rows *x,
-                      size_t row, size_t s, const uint8_t *p) {
-    const bool of_16 = has_scales_of_16(type);
-    const float *scales_x = x->lanes + row * x->lane_stride + s * L2C_SUPER_LANES;
+TILE void quant_super(const l2c_type type, const size_t M, vec *sum, const l2c_q8_rows *x, size_t row, size_t s,
+                      const uint8_t *p) {
     vec mins = vec_zero();
     const vec scales = super_scales(type, p, &mins);
-    vec factors[QUANT_M];
+    bvec w[CHUNKS];
+    UNROLL for (int c = 0; c < CHUNKS; c++) w[c] = super_values(type, p, c);
     UNROLL for (size_t i = 0; i < M; i++) {
-        const float *lanes = scales_x + i * x->lane_stride;
-        factors[i] = vec_mul(scales, vec_load(lanes + (of_16 ? L2C_LANES : 0)));
-        if (of_16) {
-            min_sum[i] = vec_fma(mins, vec_load(lanes + 2 * L2C_LANES), min_sum[i]);
-        } else if (!is_signed(type)) {
-            min_sum[i] = vec_add(min_sum[i], factors[i]);
+        const int8_t *values = x->values + (row + i) * x->stride + s * SUPER;
+        const float *lanes = x->lanes + (row + i) * x->lane_stride + s * L2C_SUPER_LANES;
+        ivec products[CHUNKS];
+        UNROLL for (int c = 0; c < CHUNKS; c++) {
+            const bvec xp = bvec_load(values + c * L2C_Q8_CHUNK);
+            products[c] = is_signed(type) ? ivec_dot4(w[c], xp) : ivec_dot4u(w[c], xp);
         }
-    }
-    UNROLL for (int c = 0; c < CHUNKS; c++) {
-        const bvec w = super_values(type, p, c);
-        UNROLL for (size_t i = 0; i < M; i++) {
-            const size_t at = (row + i) * x->stride + s * SUPER + (size_t)c * L2C_Q8_CHUNK;
-            const bvec xp = bvec_load(x->values + at);
-            const vec products = is_signed(type) ? vec_dot4(w, xp, x->bias + at / 4) : vec_dot4u(w, xp);
-            const vec factor = of_16 ? vec_spread4(factors[i], c) : vec_spread2(factors[i], c);
-            sum[i][c % DOT_CHAINS] = vec_fma(products, factor, sum[i][c % DOT_CHAINS]);
+        ivec of_16 = ivec_sums_of_4(products[0], products[1], products[2], products[3]);
+        if (is_signed(type)) {
+            of_16 = ivec_unbias(of_16, lanes + 2 * L2C_LANES);
+        }
+        sum[i] = vec_fma(vec_of_ints(of_16), vec_mul(scales, vec_load(lanes)), sum[i]);
+        if (!is_signed(type)) {
+            sum[i] = vec_fma(mins, vec_load(lanes + L2C_LANES), sum[i]);
         }
     }
 }
@@ -160,53 +178,174 @@ TILE void quant_super(const l2c_type type, const size_t M, vec sum[][DOT_CHAINS]
 TILE void quant_tile(const l2c_type type, const size_t M, float *y, size_t ldy, const l2c_q8_rows *x, size_t row,
                      const uint8_t *w, size_t k, bool add) {
     const size_t bytes = super_bytes(type), whole = k / SUPER;
-    vec sum[QUANT_M][DOT_CHAINS], min_sum[QUANT_M];
-    UNROLL for (size_t i = 0; i < M; i++) {
-        UNROLL for (size_t c = 0; c < DOT_CHAINS; c++) sum[i][c] = vec_zero();
-        min_sum[i] = vec_zero();
-    }
+    vec sum[QUANT_M];
+    UNROLL for (size_t i = 0; i < M; i++) sum[i] = vec_zero();
     for (size_t s = 0; s < whole; s++) {
         const uint8_t *p = w + s * bytes;
         UNROLL for (size_t ahead = 0; ahead < bytes; ahead += 64) PREFETCH((const char *)p + ahead + PREFETCH_BYTES);
-        quant_super(type, M, sum, min_sum, x, row, s, p);
+        quant_super(type, M, sum, x, row, s, p);
     }
-    if (k % SUPER) { /* only types of 32: the missing blocks are zeros */
-        uint8_t last[8 * 34] = {0};
-        memcpy(last, w + whole * bytes, k % SUPER / 32 * (bytes / 8));
-        quant_super(type, M, sum, min_sum, x, row, whole, last);
+    if (k % SUPER) {
+        uint8_t last[8 * 34];
+        quant_super(type, M, sum, x, row, whole, super_at(type, last, w, whole, k));
     }
-    const vec of_mins = has_scales_of_16(type) ? vec_set1(min_factor(type)) : vec_halves(0.0f, min_factor(type));
     UNROLL for (size_t i = 0; i < M; i++) {
-        const vec both = vec_add(sum[i][0], sum[i][1]);
-        const float total = vec_sum(is_signed(type) ? both : vec_fma(min_sum[i], of_mins, both));
+        const float total = vec_sum(sum[i]);
         y[i * ldy] = add ? y[i * ldy] + total : total;
     }
 }
 
-/* Rows go by blocks that stay in the cache, and in each by tiles that share the unpacked values. */
-TILE void quant_product(const l2c_type type, float *y, size_t ldy, const l2c_q8_rows *x, const l2c_matrix *w, size_t m,
-                        size_t n, bool add) {
-    for (size_t block = 0; block < m; block += Q8_ROWS) {
-        const size_t end = smaller(block + Q8_ROWS, m);
-        for (size_t j = 0; j < n; j++) {
-            const uint8_t *p = w->data + j * w->row_bytes;
-            size_t i = block;
-            for (; i + QUANT_M <= end; i += QUANT_M) {
-                quant_tile(type, QUANT_M, y + i * ldy + j, ldy, x, i, p, w->k, add);
-            }
-            for (; QUANT_M > 2 && i + 2 <= end; i += 2) {
-                quant_tile(type, QUANT_M > 2 ? 2 : 1, y + i * ldy + j, ldy, x, i, p, w->k, add);
-            }
-            for (; i < end; i++) {
-                quant_tile(type, 1, y + i * ldy + j, ldy, x, i, p, w->k, add);
-            }
+TILE void quant_rows(const l2c_type type, float *y, size_t ldy, const l2c_q8_rows *x, const l2c_matrix *w, size_t from,
+                     size_t m, size_t n, bool add) {
+    for (size_t j = 0; j < n; j++) {
+        const uint8_t *p = w->data + j * w->row_bytes;
+        size_t i = 0;
+        for (; QUANT_M > 1 && i + QUANT_M <= m; i += QUANT_M) {
+            quant_tile(type, QUANT_M, y + i * ldy + j, ldy, x, from + i, p, w->k, add);
+        }
+        for (; i < m; i++) {
+            quant_tile(type, 1, y + i * ldy + j, ldy, x, from + i, p, w->k, add);
         }
     }
 }
 
-static void dot_quant(float *y, size_t ldy, const l2c_q8_rows *x, const l2c_matrix *w, size_t m, size_t n, bool add) {
+/* ---- Panels: sixteen columns, [superblocks] of values [64][16 columns][4], scales [16 lanes][16 columns], mins alike ---- */
+
+enum { PANEL_VALUES = SUPER * L2C_LANES / 4, PANEL_SCALES = L2C_LANES * L2C_LANES }; /* floats */
+enum { PANEL_SUPER = PANEL_VALUES + 2 * PANEL_SCALES };
+
+/* Superblock s of n columns into *panel. */
+TILE void pack_super(const l2c_type type, float *panel, const l2c_matrix *w, size_t n, size_t s) {
+    float values[CHUNKS][L2C_LANES * L2C_LANES], scales[PANEL_SCALES], mins[PANEL_SCALES];
+    uint8_t last[8 * 34];
+    for (size_t j = 0; j < L2C_LANES; j++) {
+        vec of_mins = vec_zero();
+        if (j >= n) {
+            for (int c = 0; c < CHUNKS; c++) {
+                vec_store(values[c] + j * L2C_LANES, vec_zero());
+            }
+            vec_store(scales + j * L2C_LANES, vec_zero());
+            vec_store(mins + j * L2C_LANES, vec_zero());
+            continue;
+        }
+        const uint8_t *p = super_at(type, last, w->data + j * w->row_bytes, s, w->k);
+        vec_store(scales + j * L2C_LANES, super_scales(type, p, &of_mins));
+        vec_store(mins + j * L2C_LANES, of_mins);
+        UNROLL for (int c = 0; c < CHUNKS; c++) bvec_store(values[c] + j * L2C_LANES, super_values(type, p, c));
+    }
+    for (int c = 0; c < CHUNKS; c++) {
+        pack_block(panel + c * L2C_LANES * L2C_LANES, L2C_LANES, values[c], L2C_LANES);
+    }
+    pack_block(panel + PANEL_VALUES, L2C_LANES, scales, L2C_LANES);
+    pack_block(panel + PANEL_VALUES + PANEL_SCALES, L2C_LANES, mins, L2C_LANES);
+}
+
+/* sums [M][16 lanes][16 columns] += superblock s for M rows */
+TILE void panel_super(const bool with_sign, const size_t M, float *sums, const float *panel, const l2c_q8_rows *x,
+                      size_t row, size_t s) {
+    const int8_t *values = x->values + row * x->stride + s * SUPER;
+    const float *lanes = x->lanes + row * x->lane_stride + s * L2C_SUPER_LANES;
+    for (size_t g = 0; g < L2C_LANES; g++) {
+        const size_t lane = g % 4 * 4 + g / 4;
+        ivec products[PANEL_M];
+        UNROLL for (size_t i = 0; i < M; i++) {
+            products[i] = ivec_first(with_sign, lanes + i * x->lane_stride + 2 * L2C_LANES + lane);
+        }
+        UNROLL for (size_t t = 0; t < 4; t++) {
+            const bvec w = bvec_load((const int8_t *)(panel + (4 * g + t) * L2C_LANES));
+            UNROLL for (size_t i = 0; i < M; i++) {
+                const int8_t *four = values + i * x->stride + 16 * g + 4 * t;
+                products[i] = with_sign ? ivec_add_dot4(products[i], w, four) : ivec_add_dot4u(products[i], w, four);
+            }
+        }
+        const vec scales = vec_load(panel + PANEL_VALUES + lane * L2C_LANES);
+        const vec mins = vec_load(panel + PANEL_VALUES + PANEL_SCALES + lane * L2C_LANES);
+        UNROLL for (size_t i = 0; i < M; i++) {
+            const float *of_row = lanes + i * x->lane_stride + lane;
+            float *at = sums + i * PANEL_SCALES + lane * L2C_LANES;
+            vec sum = vec_fma(vec_of_ints(products[i]), vec_mul(scales, vec_set1(of_row[0])), vec_load(at));
+            if (!with_sign) {
+                sum = vec_fma(mins, vec_set1(of_row[L2C_LANES]), sum);
+            }
+            vec_store(at, sum);
+        }
+    }
+}
+
+/* The lanes of `sums` [16][16 columns] added as vec_sum adds them, into n columns of y. */
+static void panel_total(float *y, const float *sums, size_t n, bool add) {
+    vec lanes[L2C_LANES];
+    for (size_t l = 0; l < L2C_LANES; l++) {
+        lanes[l] = vec_load(sums + l * L2C_LANES);
+    }
+    for (size_t half = L2C_LANES / 2; half > 0; half /= 2) {
+        for (size_t l = 0; l < half; l++) {
+            lanes[l] = vec_add(lanes[l], lanes[l + half]);
+        }
+    }
+    const vec before = n < L2C_LANES ? vec_load_n(y, add ? n : 0) : add ? vec_load(y) : vec_zero();
+    const vec total = add ? vec_add(before, lanes[0]) : lanes[0];
+    if (n < L2C_LANES) {
+        vec_store_n(y, total, n);
+    } else {
+        vec_store(y, total);
+    }
+}
+
+TILE void panel_tile(const bool with_sign, const size_t M, float *y, size_t ldy, const float *panel,
+                     const l2c_q8_rows *x, size_t row, size_t n, size_t k, bool add) {
+    float sums[PANEL_M * PANEL_SCALES];
+    memset(sums, 0, M * PANEL_SCALES * sizeof *sums);
+    for (size_t s = 0; s * SUPER < k; s++) {
+        panel_super(with_sign, M, sums, panel + s * PANEL_SUPER, x, row, s);
+    }
+    for (size_t i = 0; i < M; i++) {
+        panel_total(y + i * ldy, sums + i * PANEL_SCALES, n, add);
+    }
+}
+
+/* Rows of x in tiles; returns the first row that is left, of fewer than half a tile. */
+TILE size_t panel_tiles(const bool with_sign, float *y, size_t ldy, const float *panel, const l2c_q8_rows *x, size_t m,
+                        size_t n, size_t k, bool add) {
+    size_t i = 0;
+    for (; i + PANEL_M <= m; i += PANEL_M) {
+        panel_tile(with_sign, PANEL_M, y + i * ldy, ldy, panel, x, i, n, k, add);
+    }
+    for (; i + PANEL_M / 2 <= m; i += PANEL_M / 2) {
+        panel_tile(with_sign, PANEL_M / 2, y + i * ldy, ldy, panel, x, i, n, k, add);
+    }
+    return i;
+}
+
+/* Once for all types of a kind: what differs is in the panel. */
+static size_t signed_panel(float *y, size_t ldy, const float *panel, const l2c_q8_rows *x, size_t m, size_t n, size_t k,
+                           bool add) {
+    return panel_tiles(true, y, ldy, panel, x, m, n, k, add);
+}
+
+static size_t unsigned_panel(float *y, size_t ldy, const float *panel, const l2c_q8_rows *x, size_t m, size_t n,
+                             size_t k, bool add) {
+    return panel_tiles(false, y, ldy, panel, x, m, n, k, add);
+}
+
+TILE void quant_product(const l2c_type type, float *y, size_t ldy, const l2c_q8_rows *x, const l2c_matrix *w, size_t m,
+                        size_t n, bool add, float *panel) {
+    size_t tiled = 0;
+    for (size_t j = 0; j < n && m >= PANEL_ROWS; j += L2C_LANES) {
+        const size_t width = smaller(L2C_LANES, n - j);
+        const l2c_matrix columns = {w->data + j * w->row_bytes, w->row_bytes, w->k, w->type};
+        for (size_t s = 0; s * SUPER < w->k; s++) {
+            pack_super(type, panel + s * PANEL_SUPER, &columns, width, s);
+        }
+        tiled = (is_signed(type) ? signed_panel : unsigned_panel)(y + j, ldy, panel, x, m, width, w->k, add);
+    }
+    quant_rows(type, y + tiled * ldy, ldy, x, w, tiled, m - tiled, n, add);
+}
+
+static void dot_quant(float *y, size_t ldy, const l2c_q8_rows *x, const l2c_matrix *w, size_t m, size_t n, bool add,
+                      float *panel) {
 #define CASE(type)                                                                                                     \
-    case type: quant_product(type, y, ldy, x, w, m, n, add); break
+    case type: quant_product(type, y, ldy, x, w, m, n, add, panel); break
     switch (w->type->type) {
         CASE(L2C_TYPE_Q4_0);
         CASE(L2C_TYPE_Q4_1);
@@ -227,7 +366,7 @@ static void dot_quant(float *y, size_t ldy, const l2c_q8_rows *x, const l2c_matr
 }
 
 static void quantize_blocks(const l2c_q8_rows *q, size_t row, const float *x, size_t k) {
-    enum { GROUP = 32, GROUPS = SUPER / GROUP };
+    enum { GROUP = 32 };
     quantize_q8(q, row, x, k, GROUP);
     const size_t supers = (k + SUPER - 1) / SUPER, groups = k / GROUP;
     const int32_t *bias = q->bias + row * q->stride / 4;
@@ -235,15 +374,13 @@ static void quantize_blocks(const l2c_q8_rows *q, size_t row, const float *x, si
     memset(q->bias + (row * q->stride + k) / 4, 0, (supers * SUPER - k) / 4 * sizeof *q->bias);
     for (size_t s = 0; s < supers; s++) {
         float *lanes = q->lanes + row * q->lane_stride + s * L2C_SUPER_LANES;
-        for (size_t g = 0; g < GROUPS; g++) {
-            const float scale = s * GROUPS + g < groups ? q->scales[row * q->scale_stride + s * GROUPS + g] : 0.0f;
-            const int32_t *four = bias + (s * SUPER + g * GROUP) / 4;
-            const int32_t low = (four[0] + four[1] + four[2] + four[3]) / -128;
-            const int32_t high = (four[4] + four[5] + four[6] + four[7]) / -128;
-            lanes[g] = lanes[L2C_LANES + 2 * g] = lanes[L2C_LANES + 2 * g + 1] = scale;
-            lanes[GROUPS + g] = scale * (float)(low + high);
-            lanes[2 * L2C_LANES + 2 * g] = scale * (float)low;
-            lanes[2 * L2C_LANES + 2 * g + 1] = scale * (float)high;
+        for (size_t g = 0; g < L2C_LANES; g++) {
+            const size_t group = (s * L2C_LANES + g) / 2, lane = g % 4 * 4 + g / 4;
+            const float scale = group < groups ? q->scales[row * q->scale_stride + group] : 0.0f;
+            const int32_t *four = bias + (s * L2C_LANES + g) * 4, all = four[0] + four[1] + four[2] + four[3];
+            lanes[lane] = scale;
+            lanes[L2C_LANES + lane] = scale * (float)(all / -128);
+            memcpy(lanes + 2 * L2C_LANES + lane, &all, sizeof all);
         }
     }
 }

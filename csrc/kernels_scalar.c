@@ -2,11 +2,23 @@
 #include "quant.h"
 
 #include <math.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
-enum { DOT_M = 1, GEMM_M = 1, GEMM_V = 1, Q8_M = 1, Q8_N = 1, QUANT_M = 1, ATT_H = 1, ATT_V = 1 };
+enum {
+    DOT_M = 1,
+    GEMM_M = 1,
+    GEMM_V = 1,
+    Q8_M = 1,
+    Q8_N = 1,
+    QUANT_M = 1,
+    PANEL_M = 4,
+    PANEL_ROWS = 1 << 30,
+    ATT_H = 1,
+    ATT_V = 1
+};
 #define LEVEL scalar
 #define UNROLL /* a vector is a loop here: there are no registers to keep */
 
@@ -16,6 +28,9 @@ typedef struct vec {
 typedef struct bvec {
     int8_t byte[64];
 } bvec;
+typedef struct ivec {
+    int32_t lane[16];
+} ivec;
 
 #define EACH_LANE for (int i = 0; i < 16; i++)
 
@@ -152,20 +167,60 @@ static inline bvec bvec_load_n(const int8_t *p, size_t n) {
     memcpy(&r, p, n);
     return r;
 }
-static inline vec vec_dot4(bvec w, bvec x, const int32_t *bias) {
-    vec r;
-    (void)bias;
+static inline ivec ivec_dot4(bvec w, bvec x) {
+    ivec r;
     EACH_LANE {
-        int sum = 0;
+        r.lane[i] = 0;
         for (int j = 4 * i; j < 4 * i + 4; j++) {
-            sum += w.byte[j] * x.byte[j];
+            r.lane[i] += w.byte[j] * x.byte[j];
         }
-        r.lane[i] = (float)sum;
     }
     return r;
 }
-static inline vec vec_dot4u(bvec w, bvec x) {
-    return vec_dot4(w, x, NULL);
+static inline ivec ivec_dot4u(bvec w, bvec x) {
+    return ivec_dot4(w, x);
+}
+static inline vec vec_of_ints(ivec a) {
+    vec r;
+    EACH_LANE r.lane[i] = (float)a.lane[i];
+    return r;
+}
+static inline vec vec_dot4(bvec w, bvec x, const int32_t *bias) {
+    (void)bias;
+    return vec_of_ints(ivec_dot4(w, x));
+}
+static inline ivec ivec_unbias(ivec sums, const float *bias) {
+    (void)bias;
+    return sums;
+}
+static inline ivec ivec_first(bool with_sign, const float *bias) {
+    (void)with_sign;
+    (void)bias;
+    return (ivec){{0}};
+}
+static inline ivec ivec_add_dot4(ivec sum, bvec w, const int8_t *four) {
+    EACH_LANE {
+        for (int j = 0; j < 4; j++) {
+            sum.lane[i] += w.byte[4 * i + j] * four[j];
+        }
+    }
+    return sum;
+}
+static inline ivec ivec_add_dot4u(ivec sum, bvec w, const int8_t *four) {
+    return ivec_add_dot4(sum, w, four);
+}
+/* In each quarter the sums of the quarters of a, b, c, d. */
+static inline ivec ivec_sums_of_4(ivec a, ivec b, ivec c, ivec d) {
+    const ivec *from[4] = {&a, &b, &c, &d};
+    ivec r;
+    EACH_LANE {
+        const int32_t *quarter = from[i % 4]->lane + i / 4 * 4;
+        r.lane[i] = quarter[0] + quarter[1] + quarter[2] + quarter[3];
+    }
+    return r;
+}
+static inline void bvec_store(void *p, bvec w) {
+    memcpy(p, &w, sizeof w);
 }
 
 /* ---- Blocks of quantised weights ---- */
@@ -204,12 +259,19 @@ static inline vec vec_s8(uint64_t a, uint64_t b) {
     EACH_LANE r.lane[i] = (float)(int8_t)((i < 8 ? a : b) >> 8 * (i % 8));
     return r;
 }
-static inline vec vec_spread2(vec s, int c) {
-    return vec_halves(s.lane[2 * c], s.lane[2 * c + 1]);
-}
-static inline vec vec_spread4(vec s, int c) {
+static inline vec vec_lanes_of_8(vec s) {
     vec r;
-    EACH_LANE r.lane[i] = s.lane[4 * c + i / 4];
+    EACH_LANE r.lane[i] = s.lane[i % 4 * 2 + i / 8];
+    return r;
+}
+static inline vec vec_lanes_of_upper_8(vec s) {
+    vec r;
+    EACH_LANE r.lane[i] = s.lane[8 + i % 4 * 2 + i / 8];
+    return r;
+}
+static inline vec vec_lanes_of_16(vec s) {
+    vec r;
+    EACH_LANE r.lane[i] = s.lane[i % 4 * 4 + i / 4];
     return r;
 }
 #define EACH_BYTE for (int i = 0; i < 64; i++)

@@ -4,19 +4,23 @@
  *   vec          16 f32; vec_zero set1 load load_n store store_n add sub mul div max fma(a,b,c)=a*b+c, vec_round (to even),
  *                vec_ldexp(x, n) = x 2^n for integral n, vec_sum and vec_hmax by halves (8+8, 4+4, 2+2, 1+1),
  *                vec_store_s8(p, x): x rounded to int8, ties away from 0
- *   bvec         64 int8; bvec_load, bvec_load_n
+ *   bvec         64 int8; bvec_load, bvec_load_n, bvec_store
  *   vec_dot4(w, x, bias): lane i = sum of w[4i+j] x[4i+j], j < 4, exact
- *   vec_dot4u(w, x): the same for unsigned w < 64
  *   vec_halves(a, b): lanes 0-7 = a, 8-15 = b; vec_swap_pairs(x): lanes 2i and 2i + 1 exchanged
- *   vec_spread2(s, c): lanes 0-7 = s[2c], 8-15 = s[2c + 1]; vec_spread4(s, c): lane i = s[4c + i / 4]
+ *   ivec         16 int32; ivec_dot4(w, x) and, for unsigned w < 64, ivec_dot4u: lane i = sum of w[4i+j] x[4i+j]; a level may
+ *                give the sum of (w[4i+j] + 128) x[4i+j] instead, as VNNI does, if ivec_unbias(sums, bias) and
+ *                ivec_first(with_sign, bias) make up for it; ivec_add_dot4(sum, w, four), ivec_add_dot4u: the same four x in
+ *                every lane; vec_of_ints; ivec_sums_of_4(a, b, c, d): lane 4q + c = the sum of quarter q of the c-th
+ *   vec_lanes_of_8(s): lane i = s[i % 4 * 2 + i / 8]; vec_lanes_of_upper_8: s[8 + ...]; vec_lanes_of_16: s[i % 4 * 4 + i / 4]
  *   vec_f16(a, b, c, d), vec_u8(a, b), vec_s8(a, b): sixteen numbers from the bits of integers, the lowest first
  *   vec_load_f16 and vec_load_bf16(p): sixteen from memory; f16_at(p): one
  *   bvec_join(a, b): 32 bytes of each; bvec_nibbles(a, b): of 16 bytes each, low then high nibbles
  *   bvec_twice(p, low, high, mask): 32 bytes shifted right by `low`, then by `high`, and masked; bvec_shr(w, n, mask)
  *   bvec_or_shl(w, h, n): w | h << n; bvec_or_bits(w, bits, n): bit i << n into byte i; bvec_lookup(w, table): table[w]
  *   pack_block(panel, stride, w, k): the transpose of 16 rows by 16 columns
- * and LEVEL (the name), DOT_M, GEMM_M, GEMM_V, Q8_M, Q8_N, QUANT_M, ATT_H, ATT_V: how many accumulators its registers hold.
- * Tiles are inlined with constant sizes, so that their accumulators live in registers. */
+ * and LEVEL (the name), DOT_M, GEMM_M, GEMM_V, Q8_M, Q8_N, QUANT_M, PANEL_M, ATT_H, ATT_V: how many accumulators its registers hold.
+ * Tiles are inlined with constant sizes, so that their accumulators live in registers.
+ * PANEL_ROWS: rows from which on panels of quantised types pay. */
 #include "kernels.h"
 
 #include <math.h>

@@ -120,7 +120,7 @@ void l2c_matmul(const l2c_team *team, const l2c_kernels *kernels, float *y, cons
     const size_t row_bytes = k / w->type->values * w->type->bytes;
     const l2c_matrix matrix = {(const uint8_t *)w->data + columns.from * row_bytes, row_bytes, k, w->type};
     if (w->type->integer) {
-        kernels->dot_quant(out, ldy, &x->q8, &matrix, x->prompt + x->generated, n, add);
+        kernels->dot_quant(out, ldy, &x->q8, &matrix, x->prompt + x->generated, n, add, scratch);
         return;
     }
     const float *generated = x->x + x->prompt * x->stride;

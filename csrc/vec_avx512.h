@@ -1,13 +1,25 @@
 /* vec_avx512.h: sixteen lanes in one 512-bit register (AVX-512 F, BW, DQ, VL). */
 #include <immintrin.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
-enum { DOT_M = 4, GEMM_M = 12, GEMM_V = 2, Q8_M = 4, Q8_N = 2, QUANT_M = 8, ATT_H = 4, ATT_V = 4 };
+enum {
+    DOT_M = 4,
+    GEMM_M = 12,
+    GEMM_V = 2,
+    Q8_M = 4,
+    Q8_N = 2,
+    QUANT_M = 2,
+    PANEL_M = 8,
+    PANEL_ROWS = 8,
+    ATT_H = 4,
+    ATT_V = 4
+};
 
 typedef __m512 vec;
-typedef __m512i bvec;
+typedef __m512i bvec, ivec;
 
 static inline vec vec_set1(float x) {
     return _mm512_set1_ps(x);
@@ -107,12 +119,31 @@ static inline vec vec_u8(uint64_t a, uint64_t b) {
 static inline vec vec_s8(uint64_t a, uint64_t b) {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_set_epi64x((int64_t)b, (int64_t)a)));
 }
-static inline vec vec_spread2(vec s, int c) {
-    return _mm512_permutexvar_ps(_mm512_inserti64x4(_mm512_set1_epi32(2 * c), _mm256_set1_epi32(2 * c + 1), 1), s);
+static inline vec vec_lanes_of_8(vec s) {
+    return _mm512_permutexvar_ps(_mm512_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6, 1, 3, 5, 7, 1, 3, 5, 7), s);
 }
-static inline vec vec_spread4(vec s, int c) {
-    const __m512i quarters = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
-    return _mm512_permutexvar_ps(_mm512_add_epi32(quarters, _mm512_set1_epi32(4 * c)), s);
+static inline vec vec_lanes_of_upper_8(vec s) {
+    return _mm512_permutexvar_ps(_mm512_setr_epi32(8, 10, 12, 14, 8, 10, 12, 14, 9, 11, 13, 15, 9, 11, 13, 15), s);
+}
+static inline vec vec_lanes_of_16(vec s) {
+    return _mm512_permutexvar_ps(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), s);
+}
+static inline vec vec_of_ints(ivec a) {
+    return _mm512_cvtepi32_ps(a);
+}
+/* In each quarter the sums of the quarters of a, b, c, d. */
+static inline ivec ivec_sums_of_4(ivec a, ivec b, ivec c, ivec d) {
+    const __m512i ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+    const __m512i cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+    return _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+}
+static inline __m512i broadcast_four(const int8_t *p) {
+    int32_t four;
+    memcpy(&four, p, sizeof four);
+    return _mm512_set1_epi32(four);
+}
+static inline void bvec_store(void *p, bvec w) {
+    _mm512_storeu_si512(p, w);
 }
 static inline bvec bvec_join(const uint8_t *a, const uint8_t *b) {
     return _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)a)),

@@ -1,10 +1,22 @@
 /* vec_neon.h: sixteen lanes in four 128-bit registers (AArch64). */
 #include <arm_neon.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
-enum { DOT_M = 1, GEMM_M = 6, GEMM_V = 1, Q8_M = 1, Q8_N = 1, QUANT_M = 2, ATT_H = 2, ATT_V = 2 };
+enum {
+    DOT_M = 1,
+    GEMM_M = 6,
+    GEMM_V = 1,
+    Q8_M = 1,
+    Q8_N = 1,
+    QUANT_M = 1,
+    PANEL_M = 4,
+    PANEL_ROWS = 4,
+    ATT_H = 2,
+    ATT_V = 2
+};
 
 typedef struct vec {
     float32x4_t quarter[4];
@@ -12,6 +24,9 @@ typedef struct vec {
 typedef struct bvec {
     int8x16_t quarter[4];
 } bvec;
+typedef struct ivec {
+    int32x4_t quarter[4];
+} ivec;
 
 #define EACH_QUARTER for (int i = 0; i < 4; i++)
 
@@ -148,15 +163,51 @@ static inline vec vec_s8(uint64_t a, uint64_t b) {
     return (vec){{vcvtq_f32_s32(vmovl_s16(vget_low_s16(low))), vcvtq_f32_s32(vmovl_high_s16(low)),
                   vcvtq_f32_s32(vmovl_s16(vget_low_s16(high))), vcvtq_f32_s32(vmovl_high_s16(high))}};
 }
-static inline vec vec_spread2(vec s, int c) {
-    const float32x4_t four = s.quarter[c / 2];
-    return c % 2 ? vec_halves(vgetq_lane_f32(four, 2), vgetq_lane_f32(four, 3))
-                 : vec_halves(vgetq_lane_f32(four, 0), vgetq_lane_f32(four, 1));
+static inline vec lanes_of_half(float32x4_t a, float32x4_t b) {
+    const float32x4_t even = vuzp1q_f32(a, b), odd = vuzp2q_f32(a, b);
+    return (vec){{even, even, odd, odd}};
 }
-static inline vec vec_spread4(vec s, int c) {
-    const float32x4_t four = s.quarter[c];
-    return (vec){
-        {vdupq_laneq_f32(four, 0), vdupq_laneq_f32(four, 1), vdupq_laneq_f32(four, 2), vdupq_laneq_f32(four, 3)}};
+static inline vec vec_lanes_of_8(vec s) {
+    return lanes_of_half(s.quarter[0], s.quarter[1]);
+}
+static inline vec vec_lanes_of_upper_8(vec s) {
+    return lanes_of_half(s.quarter[2], s.quarter[3]);
+}
+/* s as a matrix of four by four, transposed */
+static inline vec vec_lanes_of_16(vec s) {
+    const float32x4_t a = vuzp1q_f32(s.quarter[0], s.quarter[1]), b = vuzp1q_f32(s.quarter[2], s.quarter[3]);
+    const float32x4_t c = vuzp2q_f32(s.quarter[0], s.quarter[1]), d = vuzp2q_f32(s.quarter[2], s.quarter[3]);
+    return (vec){{vuzp1q_f32(a, b), vuzp1q_f32(c, d), vuzp2q_f32(a, b), vuzp2q_f32(c, d)}};
+}
+static inline vec vec_of_ints(ivec a) {
+    vec r;
+    EACH_QUARTER r.quarter[i] = vcvtq_f32_s32(a.quarter[i]);
+    return r;
+}
+/* In each quarter the sums of the quarters of a, b, c, d. */
+static inline ivec ivec_sums_of_4(ivec a, ivec b, ivec c, ivec d) {
+    EACH_QUARTER a.quarter[i] =
+        vpaddq_s32(vpaddq_s32(a.quarter[i], b.quarter[i]), vpaddq_s32(c.quarter[i], d.quarter[i]));
+    return a;
+}
+static inline ivec ivec_unbias(ivec sums, const float *bias) {
+    (void)bias;
+    return sums;
+}
+static inline ivec ivec_first(bool with_sign, const float *bias) {
+    ivec r;
+    (void)with_sign;
+    (void)bias;
+    EACH_QUARTER r.quarter[i] = vdupq_n_s32(0);
+    return r;
+}
+static inline int8x16_t broadcast_four(const int8_t *p) {
+    int32_t four;
+    memcpy(&four, p, sizeof four);
+    return vreinterpretq_s8_s32(vdupq_n_s32(four));
+}
+static inline void bvec_store(void *p, bvec w) {
+    EACH_QUARTER vst1q_s8((int8_t *)p + 16 * i, w.quarter[i]);
 }
 static inline int8x16_t load16(const uint8_t *p) {
     return vreinterpretq_s8_u8(vld1q_u8(p));

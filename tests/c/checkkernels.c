@@ -34,6 +34,7 @@ typedef struct size_case {
 
 static float in_x[BIG], in_w[BIG], in_pages[BIG * 2], panel[L2C_PANEL_FLOATS + 16];
 static uint8_t in_blocks[BIG * 4];
+static float quant_panel[3 * (L2C_SUPER * 4 + 512) + 16];
 static float scratch[ATT_HEADS * (L2C_KV_CHUNK + 2 * 80 + 4) + 16];
 static int8_t in_q[BIG], q_values[MAX_M * 768];
 static int32_t q_bias[MAX_M * 192];
@@ -102,7 +103,7 @@ static void run_dot_quant(const l2c_kernels *k, float *y, const size_case *c) {
     for (size_t i = 0; i < c->m; i++) {
         l2c_kernels_scalar.quantize_blocks(&q, i, in_x + c->offset + i * c->k, w.k);
     }
-    k->dot_quant(y, c->n, &q, &w, c->m, c->n, c->add);
+    k->dot_quant(y, c->n, &q, &w, c->m, c->n, c->add, aligned(quant_panel));
 }
 
 static void run_gemm_blocks(const l2c_kernels *k, float *y, const size_case *c) {
