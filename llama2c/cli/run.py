@@ -69,7 +69,7 @@ def add(commands: Any) -> None:
         help="positions to fill, the prompt's among them; 0: the whole context (default: 256; chat: 0)",
     )
     command.add_argument("-i", "--prompt", metavar="TEXT", help="text to continue; in chat the first message")
-    command.add_argument("-z", "--tokenizer", metavar="FILE", help="tokenizer.bin or SentencePiece .model")
+    command.add_argument("-z", "--tokenizer", metavar="FILE", help="tokenizer.bin, SentencePiece or Llama 3 .model")
     command.add_argument(
         "-m",
         "--mode",
