@@ -42,16 +42,20 @@ static void lay_out(l2c_batch *b, arena *a, const l2c_config *config, size_t row
     b->gate = part(a, rows * hidden_dim, sizeof(float));
     b->up = part(a, rows * hidden_dim, sizeof(float));
     b->angles = part(a, rows * 2 * head_dim, sizeof(float));
-    if (config->weight_type == L2C_WEIGHT_Q8_GROUP) {
-        const size_t widest = larger(larger(dim, q_dim), hidden_dim), group = (size_t)config->group_size;
-        b->q8.stride = l2c_round_up(widest, L2C_Q8_CHUNK);
+    const size_t widest = larger(larger(dim, q_dim), hidden_dim);
+    if (config->group_size || config->blocks) {
+        const size_t group = config->blocks ? 32 : (size_t)config->group_size;
+        b->q8.stride = l2c_round_up(widest, L2C_SUPER);
         b->q8.scale_stride = (widest + group - 1) / group + 1; /* one more: half chunks read in pairs */
         b->q8.values = part(a, rows * b->q8.stride, 1);
         b->q8.bias = part(a, rows * b->q8.stride / 4, sizeof(int32_t));
         b->q8.scales = part(a, rows * b->q8.scale_stride, sizeof(float));
+        b->q8.lane_stride = config->blocks ? b->q8.stride / L2C_SUPER * L2C_SUPER_LANES : 0;
+        b->q8.lanes = part(a, rows * b->q8.lane_stride, sizeof(float));
     }
     b->scratch_floats = l2c_round_up(
-        larger(L2C_PANEL_FLOATS, l2c_attention_scratch(group_heads, l2c_round_up(head_dim, L2C_LANES))), L2C_LANES);
+        larger(larger(L2C_PANEL_FLOATS, widest), l2c_attention_scratch(group_heads, l2c_round_up(head_dim, L2C_LANES))),
+        L2C_LANES);
     b->scratch = part(a, threads * b->scratch_floats, sizeof(float));
 }
 

@@ -130,7 +130,7 @@ static l2c_config config_of(const header *h) {
         .context = f[CONTEXT],
         .group_size = h->group_size,
         .tied = h->tied,
-        .weight_type = h->version == 2 ? L2C_WEIGHT_Q8_GROUP : L2C_WEIGHT_F32,
+        .weight_type = h->version == 2 ? "Q8" : "F32",
         .norm_eps = 1e-5f,
         .rope_theta = 10000.0,
         .format = formats[h->version],
@@ -156,9 +156,9 @@ static void advance(walk *w, size_t count, size_t width) {
 }
 
 static void take(walk *w, l2c_tensor_role role, size_t layer, bool norm) {
-    const bool q8 = w->config->weight_type == L2C_WEIGHT_Q8_GROUP && !norm;
+    const bool q8 = w->config->group_size && !norm;
     const size_t group_size = q8 ? (size_t)w->config->group_size : 1;
-    l2c_tensor t = {.type = q8 ? L2C_WEIGHT_Q8_GROUP : L2C_WEIGHT_F32, .group_size = group_size};
+    l2c_tensor t = {.type = l2c_type_of(q8 ? L2C_TYPE_Q8_GROUP : L2C_TYPE_F32), .group_size = group_size};
     l2c_tensor_shape(w->config, role, &t.rows, &t.cols);
     /* two int32 factors: their product fits 64 bits */
     const size_t values = t.rows * t.cols;
@@ -258,7 +258,7 @@ int l2c_bin_config(l2c_config *out, const uint8_t *bytes, size_t held, size_t si
 
 int l2c_bin_read(l2c_model *out, const uint8_t *bytes, size_t size, l2c_error *error) {
     header h;
-    *out = (l2c_model){0};
+    *out = (l2c_model){.rope_factor = 1.0};
     const int status = read_config(&h, &out->config, bytes, size, size, error);
     if (status != L2C_OK) {
         return status;

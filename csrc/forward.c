@@ -26,8 +26,14 @@ static float *scratch(const l2c_team *team, const l2c_batch *b) {
     return b->scratch + (size_t)team->rank * b->scratch_floats;
 }
 
-static bool is_q8(const l2c_batch *b) {
-    return b->transformer->model.config.weight_type == L2C_WEIGHT_Q8_GROUP;
+/* The int8 form of row r of x [R][k], where the weights need it. */
+static void quantize_row(const l2c_batch *b, size_t r, const float *x, size_t k) {
+    const l2c_config *c = &b->transformer->model.config;
+    if (c->blocks) {
+        b->transformer->kernels->quantize_blocks(&b->q8, r, x + r * k, k);
+    } else if (c->group_size) {
+        b->transformer->kernels->quantize_q8(&b->q8, r, x + r * k, k, (size_t)c->group_size);
+    }
 }
 
 /* x = E[token]; the angles of each row's position */
@@ -49,28 +55,27 @@ static void embed(const l2c_team *team, l2c_batch *b) {
     l2c_team_wait(team);
 }
 
-/* normed = rmsnorm(x), and its int8 form where the weights are int8 */
+/* normed = rmsnorm(x), and its int8 form */
 static void normalize(const l2c_team *team, l2c_batch *b, const float *weight) {
     const l2c_config *c = &b->transformer->model.config;
     const size_t dim = (size_t)c->dim;
     const l2c_range rows = l2c_team_share(team, row_count(b), 1);
     for (size_t r = rows.from; r < rows.to; r++) {
         b->transformer->kernels->rmsnorm(b->normed + r * dim, b->x + r * dim, weight, dim, c->norm_eps);
-        if (is_q8(b)) {
-            b->transformer->kernels->quantize_q8(&b->q8, r, b->normed + r * dim, dim, (size_t)c->group_size);
-        }
+        quantize_row(b, r, b->normed, dim);
     }
     l2c_team_wait(team);
 }
 
-/* The int8 form of x [R][k], where the weights are int8. */
+/* The int8 form of x [R][k]. */
 static void quantize(const l2c_team *team, l2c_batch *b, const float *x, size_t k) {
-    if (!is_q8(b)) {
+    const l2c_config *c = &b->transformer->model.config;
+    if (!c->blocks && !c->group_size) {
         return;
     }
     const l2c_range rows = l2c_team_share(team, row_count(b), 1);
     for (size_t r = rows.from; r < rows.to; r++) {
-        b->transformer->kernels->quantize_q8(&b->q8, r, x + r * k, k, (size_t)b->transformer->model.config.group_size);
+        quantize_row(b, r, x, k);
     }
     l2c_team_wait(team);
 }

@@ -6,9 +6,7 @@
 #ifndef L2C_KERNELS_H
 #define L2C_KERNELS_H
 
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
+#include "quant.h"
 
 enum {
     L2C_LANES = 16,     /* f32 lanes of a vector at every level */
@@ -17,8 +15,10 @@ enum {
     L2C_KV_CHUNK = 256, /* positions reduced at once; fixed, so that a sum never depends on who shares the work */
     L2C_PANEL_K = 256,  /* k of a packed panel: prompt rows are summed in blocks of so many products */
     L2C_PANEL_N = 32,   /* most columns a panel has at any level */
-    L2C_PANEL_FLOATS = L2C_PANEL_K * L2C_PANEL_N,
-    L2C_Q8_CHUNK = 64, /* int8 values in one vector; quantised rows are padded to it with zeros */
+    L2C_PANEL_FLOATS = 2 * L2C_PANEL_K * L2C_PANEL_N, /* the panel, and before it its weights as f32 */
+    L2C_Q8_CHUNK = 64,    /* int8 values in one vector; quantised rows are padded to it with zeros */
+    L2C_SUPER = 256,      /* values that a product with GGUF's quantised types takes at a time */
+    L2C_SUPER_LANES = 48, /* floats that such a product needs of its activations, beside the values */
 };
 
 /* m rows of activations, int8 with one scale for each group of `group` values counted from the row's start. */
@@ -26,9 +26,19 @@ typedef struct l2c_q8_rows {
     int8_t *values; /* [m][stride] */
     int32_t *bias;  /* [m][stride / 4]: -128 * the sum of four values, what VNNI's unsigned weights add too much */
     float *scales;  /* [m][scale_stride] */
-    size_t stride;  /* k rounded up to L2C_Q8_CHUNK */
-    size_t scale_stride;
+    /* [m][lane_stride], for GGUF's types, of groups of 32. For each L2C_SUPER values L2C_SUPER_LANES floats: eight scales
+     * and eight sums of 32 values, scaled; sixteen scales, those eight twice each; sixteen sums of 16 values, scaled. */
+    float *lanes;
+    size_t stride; /* k rounded up to L2C_SUPER */
+    size_t scale_stride, lane_stride;
 } l2c_q8_rows;
+
+/* Columns of a matrix in rows of blocks. */
+typedef struct l2c_matrix {
+    const uint8_t *data; /* [columns][row_bytes] */
+    size_t row_bytes, k;
+    const l2c_type_info *type;
+} l2c_matrix;
 
 /* Columns [from, ...) of an int8 matrix whose groups run over the flattened tensor. */
 typedef struct l2c_q8_matrix {
@@ -58,12 +68,13 @@ static inline size_t l2c_attention_scratch(size_t heads, size_t value_stride) {
 typedef struct l2c_kernels {
     const char *name;
 
-    /* y[m][n] = (add ? y[m][n] : 0) + sum_k x[m][k] w[n][k]. Generated rows: 64 partial sums, by k mod 64. */
-    void (*dot_f32)(float *y, size_t ldy, const float *x, size_t ldx, const float *w, size_t m, size_t n, size_t k,
+    /* y[m][n] = (add ? y[m][n] : 0) + sum_k x[m][k] w[n][k], w of F32, F16 or BF16. Generated rows: 32 partial sums, by
+     * k mod 32. */
+    void (*dot_f32)(float *y, size_t ldy, const float *x, size_t ldx, const l2c_matrix *w, size_t m, size_t n,
                     bool add);
-    /* The same product for prompt rows: one chain of multiply-adds for each L2C_PANEL_K, the chains added in order.
-     * panel: L2C_PANEL_FLOATS of scratch, 64-byte aligned. */
-    void (*gemm_f32)(float *y, size_t ldy, const float *x, size_t ldx, const float *w, size_t m, size_t n, size_t k,
+    /* The same product for prompt rows, w of any type but Q8_GROUP: one chain of multiply-adds for each L2C_PANEL_K, the
+     * chains added in order. panel: L2C_PANEL_FLOATS of scratch, 64-byte aligned. */
+    void (*gemm_f32)(float *y, size_t ldy, const float *x, size_t ldx, const l2c_matrix *w, size_t m, size_t n,
                      bool add, float *panel);
     /* The same product over int8, rows of any role: columns [from, from + n) of w into y[m][0 .. n). Sums of four
      * products are exact integers; each is scaled and added to one of 32 partial sums, by k / 4 mod 32. */
@@ -71,6 +82,9 @@ typedef struct l2c_kernels {
                    bool add);
     /* Row `row` of q = round(x / scale), scale = max|x| / 127 in each group. */
     void (*quantize_q8)(const l2c_q8_rows *q, size_t row, const float *x, size_t k, size_t group);
+    /* The product with GGUF's integer types (kernels_quant.h), rows of any role, and the activations for it. */
+    void (*dot_quant)(float *y, size_t ldy, const l2c_q8_rows *x, const l2c_matrix *w, size_t m, size_t n, bool add);
+    void (*quantize_blocks)(const l2c_q8_rows *q, size_t row, const float *x, size_t k);
 
     void (*rmsnorm)(float *y, const float *x, const float *weight, size_t n, float eps); /* weight x / rms(x) */
     /* Rotates pairs (2i, 2i + 1) of each head by angle i. angles: [head_dim] cos of each, twice; [head_dim] -sin, sin. */

@@ -4,7 +4,7 @@
 #include <stdint.h>
 #include <string.h>
 
-enum { DOT_M = 1, GEMM_M = 6, GEMM_V = 1, Q8_M = 2, Q8_N = 1, ATT_H = 2, ATT_V = 2 };
+enum { DOT_M = 1, GEMM_M = 6, GEMM_V = 1, Q8_M = 2, Q8_N = 1, QUANT_M = 2, ATT_H = 2, ATT_V = 2 };
 #define LEVEL avx2
 
 typedef struct vec {
@@ -114,6 +114,98 @@ static inline __m256 dot4(__m256i w, __m256i x) {
 static inline vec vec_dot4(bvec w, bvec x, const int32_t *bias) {
     (void)bias;
     return VEC(dot4(w.low, x.low), dot4(w.high, x.high));
+}
+
+static inline __m256 dot4u(__m256i w, __m256i x) {
+    return _mm256_cvtepi32_ps(_mm256_madd_epi16(_mm256_maddubs_epi16(w, x), _mm256_set1_epi16(1)));
+}
+static inline vec vec_dot4u(bvec w, bvec x) {
+    return VEC(dot4u(w.low, x.low), dot4u(w.high, x.high));
+}
+
+/* ---- Blocks of quantised weights ---- */
+
+static inline __m128i load16(const uint8_t *p) {
+    return _mm_loadu_si128((const __m128i *)p);
+}
+static inline __m256i load32(const uint8_t *p) {
+    return _mm256_loadu_si256((const __m256i *)p);
+}
+static inline float f16_at(const uint8_t *p) {
+    return _cvtsh_ss((uint16_t)(p[0] | p[1] << 8));
+}
+static inline vec vec_load_bytes(const uint8_t *p) {
+    return VEC(_mm256_castsi256_ps(load32(p)), _mm256_castsi256_ps(load32(p + 32)));
+}
+static inline vec vec_load_f16(const uint8_t *p) {
+    return VEC(_mm256_cvtph_ps(load16(p)), _mm256_cvtph_ps(load16(p + 16)));
+}
+static inline __m256 bf16(__m128i h) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
+}
+static inline vec vec_load_bf16(const uint8_t *p) {
+    return VEC(bf16(load16(p)), bf16(load16(p + 16)));
+}
+static inline vec vec_f16(uint64_t a, uint64_t b, uint64_t c, uint64_t d) {
+    return VEC(_mm256_cvtph_ps(_mm_set_epi64x((int64_t)b, (int64_t)a)),
+               _mm256_cvtph_ps(_mm_set_epi64x((int64_t)d, (int64_t)c)));
+}
+static inline vec vec_u8(uint64_t a, uint64_t b) {
+    return VEC(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128((int64_t)a))),
+               _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128((int64_t)b))));
+}
+static inline vec vec_s8(uint64_t a, uint64_t b) {
+    return VEC(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_cvtsi64_si128((int64_t)a))),
+               _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_cvtsi64_si128((int64_t)b))));
+}
+static inline vec vec_spread2(vec s, int c) {
+    return VEC(_mm256_permutevar8x32_ps(s.low, _mm256_set1_epi32(2 * c)),
+               _mm256_permutevar8x32_ps(s.low, _mm256_set1_epi32(2 * c + 1)));
+}
+static inline vec vec_spread4(vec s, int c) {
+    const __m256 half = c < 2 ? s.low : s.high;
+    const __m256i first = _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1), at = _mm256_set1_epi32(4 * (c % 2));
+    return VEC(_mm256_permutevar8x32_ps(half, _mm256_add_epi32(first, at)),
+               _mm256_permutevar8x32_ps(half, _mm256_add_epi32(first, _mm256_add_epi32(at, _mm256_set1_epi32(2)))));
+}
+static inline bvec bvec_join(const uint8_t *a, const uint8_t *b) {
+    return (bvec){load32(a), load32(b)};
+}
+static inline __m256i nibbles(__m128i q) {
+    return _mm256_and_si256(_mm256_set_m128i(_mm_srli_epi16(q, 4), q), _mm256_set1_epi8(15));
+}
+static inline bvec bvec_nibbles(const uint8_t *a, const uint8_t *b) {
+    return (bvec){nibbles(load16(a)), nibbles(load16(b))};
+}
+static inline bvec bvec_twice(const uint8_t *p, int low, int high, int mask) {
+    const __m256i q = load32(p), kept = _mm256_set1_epi8((char)mask);
+    return (bvec){_mm256_and_si256(_mm256_srli_epi16(q, low), kept),
+                  _mm256_and_si256(_mm256_srli_epi16(q, high), kept)};
+}
+static inline bvec bvec_shr(bvec w, int n, int mask) {
+    const __m256i kept = _mm256_set1_epi8((char)mask);
+    return (bvec){_mm256_and_si256(_mm256_srli_epi16(w.low, n), kept),
+                  _mm256_and_si256(_mm256_srli_epi16(w.high, n), kept)};
+}
+static inline bvec bvec_or_shl(bvec w, bvec h, int n) {
+    return (bvec){_mm256_or_si256(w.low, _mm256_slli_epi16(h.low, n)),
+                  _mm256_or_si256(w.high, _mm256_slli_epi16(h.high, n))};
+}
+/* Byte i = 1 << n where bit i is set: each byte takes the byte of `bits` that has its bit, and tests it. */
+static inline __m256i bytes_of_bits(uint32_t bits, int n) {
+    const __m256i from = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
+    const __m256i tested = _mm256_set1_epi64x((int64_t)0x8040201008040201);
+    const __m256i spread = _mm256_shuffle_epi8(_mm256_set1_epi32((int)bits), from);
+    const __m256i set = _mm256_cmpeq_epi8(_mm256_and_si256(spread, tested), tested);
+    return _mm256_and_si256(set, _mm256_set1_epi8((char)(1 << n)));
+}
+static inline bvec bvec_or_bits(bvec w, uint64_t bits, int n) {
+    return (bvec){_mm256_or_si256(w.low, bytes_of_bits((uint32_t)bits, n)),
+                  _mm256_or_si256(w.high, bytes_of_bits((uint32_t)(bits >> 32), n))};
+}
+static inline bvec bvec_lookup(bvec w, const int8_t *table) {
+    const __m256i twice = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)table));
+    return (bvec){_mm256_shuffle_epi8(twice, w.low), _mm256_shuffle_epi8(twice, w.high)};
 }
 
 /* panel[p][0..8) = w[0..8)[p] for eight p */

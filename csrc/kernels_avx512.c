@@ -11,4 +11,8 @@ static inline vec vec_dot4(bvec w, bvec x, const int32_t *bias) {
     return _mm512_cvtepi32_ps(_mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
 }
 
+static inline vec vec_dot4u(bvec w, bvec x) {
+    return _mm512_cvtepi32_ps(_mm512_madd_epi16(_mm512_maddubs_epi16(w, x), _mm512_set1_epi16(1)));
+}
+
 #include "kernels_template.h"

@@ -9,4 +9,8 @@ static inline vec vec_dot4(bvec w, bvec x, const int32_t *bias) {
     return _mm512_cvtepi32_ps(_mm512_dpbusd_epi32(_mm512_loadu_si512(bias), unsigned_w, x));
 }
 
+static inline vec vec_dot4u(bvec w, bvec x) {
+    return _mm512_cvtepi32_ps(_mm512_dpbusd_epi32(_mm512_setzero_si512(), w, x));
+}
+
 #include "kernels_template.h"

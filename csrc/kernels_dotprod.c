@@ -10,4 +10,8 @@ static inline vec vec_dot4(bvec w, bvec x, const int32_t *bias) {
     return r;
 }
 
+static inline vec vec_dot4u(bvec w, bvec x) {
+    return vec_dot4(w, x, NULL);
+}
+
 #include "kernels_template.h"

@@ -1,11 +1,14 @@
 /* kernels_scalar.c: sixteen lanes in portable C; the level every machine has, and the reference for the others. */
+#include "quant.h"
+
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
-enum { DOT_M = 1, GEMM_M = 1, GEMM_V = 1, Q8_M = 1, Q8_N = 1, ATT_H = 1, ATT_V = 1 };
+enum { DOT_M = 1, GEMM_M = 1, GEMM_V = 1, Q8_M = 1, Q8_N = 1, QUANT_M = 1, ATT_H = 1, ATT_V = 1 };
 #define LEVEL scalar
+#define UNROLL /* a vector is a loop here: there are no registers to keep */
 
 typedef struct vec {
     float lane[16];
@@ -161,6 +164,89 @@ static inline vec vec_dot4(bvec w, bvec x, const int32_t *bias) {
     }
     return r;
 }
+static inline vec vec_dot4u(bvec w, bvec x) {
+    return vec_dot4(w, x, NULL);
+}
+
+/* ---- Blocks of quantised weights ---- */
+
+static inline float f16_at(const uint8_t *p) {
+    return l2c_f16_to_f32(l2c_u16(p));
+}
+static inline vec vec_load_bytes(const uint8_t *p) {
+    vec r;
+    memcpy(&r, p, sizeof r);
+    return r;
+}
+static inline vec vec_load_f16(const uint8_t *p) {
+    vec r;
+    EACH_LANE r.lane[i] = l2c_f16_to_f32(l2c_u16(p + 2 * i));
+    return r;
+}
+static inline vec vec_load_bf16(const uint8_t *p) {
+    vec r;
+    EACH_LANE r.lane[i] = l2c_bf16_to_f32(l2c_u16(p + 2 * i));
+    return r;
+}
+static inline vec vec_f16(uint64_t a, uint64_t b, uint64_t c, uint64_t d) {
+    const uint64_t halves[4] = {a, b, c, d};
+    vec r;
+    EACH_LANE r.lane[i] = l2c_f16_to_f32((uint16_t)(halves[i / 4] >> 16 * (i % 4)));
+    return r;
+}
+static inline vec vec_u8(uint64_t a, uint64_t b) {
+    vec r;
+    EACH_LANE r.lane[i] = (float)(uint8_t)((i < 8 ? a : b) >> 8 * (i % 8));
+    return r;
+}
+static inline vec vec_s8(uint64_t a, uint64_t b) {
+    vec r;
+    EACH_LANE r.lane[i] = (float)(int8_t)((i < 8 ? a : b) >> 8 * (i % 8));
+    return r;
+}
+static inline vec vec_spread2(vec s, int c) {
+    return vec_halves(s.lane[2 * c], s.lane[2 * c + 1]);
+}
+static inline vec vec_spread4(vec s, int c) {
+    vec r;
+    EACH_LANE r.lane[i] = s.lane[4 * c + i / 4];
+    return r;
+}
+#define EACH_BYTE for (int i = 0; i < 64; i++)
+
+static inline bvec bvec_join(const uint8_t *a, const uint8_t *b) {
+    bvec r;
+    memcpy(r.byte, a, 32);
+    memcpy(r.byte + 32, b, 32);
+    return r;
+}
+static inline bvec bvec_nibbles(const uint8_t *a, const uint8_t *b) {
+    bvec r;
+    EACH_BYTE r.byte[i] = (int8_t)((i < 32 ? a : b)[i % 16] >> i / 16 % 2 * 4 & 15);
+    return r;
+}
+static inline bvec bvec_twice(const uint8_t *p, int low, int high, int mask) {
+    bvec r;
+    EACH_BYTE r.byte[i] = (int8_t)(p[i % 32] >> (i < 32 ? low : high) & mask);
+    return r;
+}
+static inline bvec bvec_shr(bvec w, int n, int mask) {
+    EACH_BYTE w.byte[i] = (int8_t)((uint8_t)w.byte[i] >> n & mask);
+    return w;
+}
+static inline bvec bvec_or_shl(bvec w, bvec h, int n) {
+    EACH_BYTE w.byte[i] = (int8_t)(w.byte[i] | h.byte[i] * (1 << n));
+    return w;
+}
+static inline bvec bvec_or_bits(bvec w, uint64_t bits, int n) {
+    EACH_BYTE w.byte[i] = (int8_t)(w.byte[i] | (int)(bits >> i & 1) << n);
+    return w;
+}
+static inline bvec bvec_lookup(bvec w, const int8_t *table) {
+    EACH_BYTE w.byte[i] = table[w.byte[i]];
+    return w;
+}
+
 static inline void pack_block(float *panel, size_t stride, const float *w, size_t k) {
     for (size_t j = 0; j < 16; j++) {
         for (size_t p = 0; p < 16; p++) {

@@ -6,9 +6,16 @@
  *                vec_store_s8(p, x): x rounded to int8, ties away from 0
  *   bvec         64 int8; bvec_load, bvec_load_n
  *   vec_dot4(w, x, bias): lane i = sum of w[4i+j] x[4i+j], j < 4, exact
+ *   vec_dot4u(w, x): the same for unsigned w < 64
  *   vec_halves(a, b): lanes 0-7 = a, 8-15 = b; vec_swap_pairs(x): lanes 2i and 2i + 1 exchanged
+ *   vec_spread2(s, c): lanes 0-7 = s[2c], 8-15 = s[2c + 1]; vec_spread4(s, c): lane i = s[4c + i / 4]
+ *   vec_f16(a, b, c, d), vec_u8(a, b), vec_s8(a, b): sixteen numbers from the bits of integers, the lowest first
+ *   vec_load_f16 and vec_load_bf16(p): sixteen from memory; f16_at(p): one
+ *   bvec_join(a, b): 32 bytes of each; bvec_nibbles(a, b): of 16 bytes each, low then high nibbles
+ *   bvec_twice(p, low, high, mask): 32 bytes shifted right by `low`, then by `high`, and masked; bvec_shr(w, n, mask)
+ *   bvec_or_shl(w, h, n): w | h << n; bvec_or_bits(w, bits, n): bit i << n into byte i; bvec_lookup(w, table): table[w]
  *   pack_block(panel, stride, w, k): the transpose of 16 rows by 16 columns
- * and LEVEL (the name), DOT_M, GEMM_M, GEMM_V, Q8_M, Q8_N, ATT_H, ATT_V: how many accumulators its registers hold.
+ * and LEVEL (the name), DOT_M, GEMM_M, GEMM_V, Q8_M, Q8_N, QUANT_M, ATT_H, ATT_V: how many accumulators its registers hold.
  * Tiles are inlined with constant sizes, so that their accumulators live in registers. */
 #include "kernels.h"
 
@@ -18,11 +25,16 @@
 #if defined(_MSC_VER)
 #define TILE static __forceinline
 #define PREFETCH(p) ((void)(p))
-#define UNROLL
 #else
 #define TILE static inline __attribute__((always_inline))
 #define PREFETCH(p) __builtin_prefetch((p), 0, 3)
-#if defined(__clang__)
+#endif
+
+/* Loops over accumulators are unrolled, unless the level says otherwise. */
+#ifndef UNROLL
+#if defined(_MSC_VER)
+#define UNROLL
+#elif defined(__clang__)
 #define UNROLL _Pragma("unroll")
 #else
 #define UNROLL _Pragma("GCC unroll 32")
@@ -43,22 +55,34 @@ static size_t smaller(size_t a, size_t b) {
 
 enum { DOT_CHAINS = 2, DOT_STEP = DOT_CHAINS * L2C_LANES };
 
-TILE void dot_tile(const size_t M, float *y, size_t ldy, const float *x, size_t ldx, const float *w, size_t k,
-                   bool add) {
+TILE vec load_weights(const l2c_type type, const uint8_t *w) {
+    return type == L2C_TYPE_F32 ? vec_load_bytes(w) : type == L2C_TYPE_F16 ? vec_load_f16(w) : vec_load_bf16(w);
+}
+
+TILE vec load_weights_n(const l2c_type type, const uint8_t *w, size_t n) {
+    const size_t bytes = type == L2C_TYPE_F32 ? 4 : 2;
+    uint8_t padded[4 * L2C_LANES] = {0};
+    memcpy(padded, w, n * bytes);
+    return load_weights(type, padded);
+}
+
+TILE void dot_tile(const l2c_type type, const size_t M, float *y, size_t ldy, const float *x, size_t ldx,
+                   const uint8_t *w, size_t k, bool add) {
+    const size_t bytes = type == L2C_TYPE_F32 ? 4 : 2;
     vec sum[DOT_M][DOT_CHAINS];
     UNROLL for (size_t i = 0; i < M; i++) UNROLL for (size_t c = 0; c < DOT_CHAINS; c++) sum[i][c] = vec_zero();
     size_t p = 0;
     for (; p + DOT_STEP <= k; p += DOT_STEP) {
         UNROLL for (size_t c = 0; c < DOT_CHAINS; c++) {
             const size_t at = p + c * L2C_LANES;
-            PREFETCH((const char *)(w + at) + PREFETCH_BYTES);
-            const vec wp = vec_load(w + at);
+            PREFETCH((const char *)(w + at * bytes) + PREFETCH_BYTES);
+            const vec wp = load_weights(type, w + at * bytes);
             UNROLL for (size_t i = 0; i < M; i++) sum[i][c] = vec_fma(wp, vec_load(x + i * ldx + at), sum[i][c]);
         }
     }
     for (size_t c = 0; p < k; p += L2C_LANES, c++) {
         const size_t left = k - p;
-        const vec wp = left < L2C_LANES ? vec_load_n(w + p, left) : vec_load(w + p);
+        const vec wp = left < L2C_LANES ? load_weights_n(type, w + p * bytes, left) : load_weights(type, w + p * bytes);
         UNROLL for (size_t i = 0; i < M; i++) {
             const vec xp = left < L2C_LANES ? vec_load_n(x + i * ldx + p, left) : vec_load(x + i * ldx + p);
             sum[i][c] = vec_fma(wp, xp, sum[i][c]);
@@ -70,16 +94,28 @@ TILE void dot_tile(const size_t M, float *y, size_t ldy, const float *x, size_t 
     }
 }
 
-static void dot_f32(float *y, size_t ldy, const float *x, size_t ldx, const float *w, size_t m, size_t n, size_t k,
-                    bool add) {
+TILE void dot_product(const l2c_type type, float *y, size_t ldy, const float *x, size_t ldx, const l2c_matrix *w,
+                      size_t m, size_t n, bool add) {
     for (size_t j = 0; j < n; j++) {
+        const uint8_t *p = w->data + j * w->row_bytes;
         size_t i = 0;
         for (; i + DOT_M <= m; i += DOT_M) {
-            dot_tile(DOT_M, y + i * ldy + j, ldy, x + i * ldx, ldx, w + j * k, k, add);
+            dot_tile(type, DOT_M, y + i * ldy + j, ldy, x + i * ldx, ldx, p, w->k, add);
         }
         for (; i < m; i++) {
-            dot_tile(1, y + i * ldy + j, ldy, x + i * ldx, ldx, w + j * k, k, add);
+            dot_tile(type, 1, y + i * ldy + j, ldy, x + i * ldx, ldx, p, w->k, add);
         }
+    }
+}
+
+static void dot_f32(float *y, size_t ldy, const float *x, size_t ldx, const l2c_matrix *w, size_t m, size_t n,
+                    bool add) {
+    if (w->type->type == L2C_TYPE_F32) {
+        dot_product(L2C_TYPE_F32, y, ldy, x, ldx, w, m, n, add);
+    } else if (w->type->type == L2C_TYPE_F16) {
+        dot_product(L2C_TYPE_F16, y, ldy, x, ldx, w, m, n, add);
+    } else {
+        dot_product(L2C_TYPE_BF16, y, ldy, x, ldx, w, m, n, add);
     }
 }
 
@@ -142,16 +178,36 @@ static void gemm_panel(float *y, size_t ldy, const float *x, size_t ldx, const f
     }
 }
 
+/* Columns [from, from + n), k [p, p + depth) of w as f32; *stride floats apart. `out` is used unless they lie so. */
+static const float *weights_f32(float *out, size_t *stride, const l2c_matrix *w, size_t from, size_t n, size_t p,
+                                size_t depth) {
+    const l2c_type_info *type = w->type;
+    const uint8_t *data = w->data + from * w->row_bytes + p / type->values * type->bytes;
+    if (type->type == L2C_TYPE_F32) {
+        *stride = w->row_bytes / sizeof(float);
+        return (const float *)(const void *)data;
+    }
+    *stride = L2C_PANEL_K;
+    for (size_t j = 0; j < n; j++) {
+        type->dequantize(out + j * L2C_PANEL_K, data + j * w->row_bytes, depth / type->values);
+    }
+    return out;
+}
+
 /* Columns go by groups whose part of y stays in the cache while k advances. */
-static void gemm_f32(float *y, size_t ldy, const float *x, size_t ldx, const float *w, size_t m, size_t n, size_t k,
+static void gemm_f32(float *y, size_t ldy, const float *x, size_t ldx, const l2c_matrix *w, size_t m, size_t n,
                      bool add, float *panel) {
+    float *plain = panel + L2C_PANEL_FLOATS / 2;
+    const size_t k = w->k;
     for (size_t group = 0; group < n; group += GEMM_GROUP) {
         const size_t end = smaller(group + GEMM_GROUP, n);
         for (size_t p = 0; p < k; p += L2C_PANEL_K) {
             const size_t depth = smaller(L2C_PANEL_K, k - p);
             for (size_t j = group; j < end; j += PANEL_N) {
                 const size_t width = smaller(PANEL_N, end - j);
-                pack_panel(panel, w + j * k + p, width, k, depth);
+                size_t stride;
+                const float *weights = weights_f32(plain, &stride, w, j, width, p, depth);
+                pack_panel(panel, weights, width, stride, depth);
                 gemm_panel(y + j, ldy, x + p, ldx, panel, m, width, depth, add || p > 0);
             }
         }
@@ -299,6 +355,8 @@ static void quantize_q8(const l2c_q8_rows *q, size_t row, const float *x, size_t
         bias[i] = -128 * (values[4 * i] + values[4 * i + 1] + values[4 * i + 2] + values[4 * i + 3]);
     }
 }
+
+#include "kernels_quant.h"
 
 /* ---- Row operators ---- */
 
@@ -621,6 +679,8 @@ const l2c_kernels L2C_JOIN(l2c_kernels_, LEVEL) = {
     .gemm_f32 = gemm_f32,
     .dot_q8 = dot_q8,
     .quantize_q8 = quantize_q8,
+    .dot_quant = dot_quant,
+    .quantize_blocks = quantize_blocks,
     .rmsnorm = rmsnorm,
     .rope = rope,
     .swiglu = swiglu,

@@ -45,32 +45,28 @@ const char *l2c_isa_best(void);
 
 typedef struct l2c_transformer l2c_transformer;
 
-typedef enum l2c_weight_type {
-    L2C_WEIGHT_F32,
-    L2C_WEIGHT_Q8_GROUP, /* int8 with one f32 scale per `group_size` values (llama2.c version 2) */
-} l2c_weight_type;
-
 typedef struct l2c_config {
     int32_t dim;        /* width of the residual stream */
     int32_t hidden_dim; /* width of the feed-forward layer */
     int32_t n_layers;
     int32_t n_heads;    /* query heads */
     int32_t n_kv_heads; /* key/value heads; divides n_heads */
-    int32_t head_dim;   /* dim / n_heads */
+    int32_t head_dim;   /* of queries, keys and values; dim / n_heads unless the file says otherwise */
     int32_t vocab_size;
     int32_t context;    /* positions the model was trained for */
-    int32_t group_size; /* of L2C_WEIGHT_Q8_GROUP, else 0 */
+    int32_t group_size; /* of llama2.c version 2: int8 values that share an f32 scale; else 0 */
     bool tied;          /* the classifier is the embedding table */
-    l2c_weight_type weight_type;
+    bool blocks;        /* some matrices are of GGUF's integer types */
     float norm_eps;
     double rope_theta;
-    const char *format; /* "llama2.c v0", "llama2.c v1", "llama2.c v2" */
+    const char *weight_type; /* of most of the weights: "F32", "Q8" (llama2.c version 2), "Q4_K", ... */
+    const char *format;      /* "llama2.c v0", "llama2.c v1", "llama2.c v2", "GGUF v2", "GGUF v3" */
 } l2c_config;
 
 typedef struct l2c_open_options {
     const char *isa;   /* level by name; NULL: the best */
     bool no_mmap;      /* read the file into memory instead of mapping it */
-    double rope_theta; /* 0: the format's own (10000 for llama2.c files, which do not store it) */
+    double rope_theta; /* 0: the file's own (10000 where it has none) */
 } l2c_open_options;
 
 /* What a file is, without mapping its weights. */
@@ -170,6 +166,9 @@ void l2c_sampler_skip(l2c_sampler *sampler, int32_t count);
 uint64_t l2c_sampler_state(const l2c_sampler *sampler);
 void l2c_sampler_set_state(l2c_sampler *sampler, uint64_t state);
 
+/* Natural logarithm of the probability that logits [vocab_size] give a token; overwrites them. */
+double l2c_log_probability(const l2c_transformer *transformer, float *logits, int32_t token);
+
 /* ---- Tokenizer: UTF-8 bytes to token ids and back ---- */
 
 typedef struct l2c_tokenizer l2c_tokenizer;
@@ -214,12 +213,17 @@ typedef struct l2c_bpe_table { /* byte-level BPE */
 int l2c_tokenizer_create_bpe(l2c_tokenizer **out, const l2c_bpe_table *table, l2c_error *error);
 /* llama2.c's tokenizer.bin, from its bytes; types are inferred (0 unk, 1 bos, 2 eos, "<0xXX>" bytes). */
 int l2c_tokenizer_read_bin(l2c_tokenizer **out, const uint8_t *bytes, size_t size, l2c_error *error);
+/* The vocabulary in a GGUF file's metadata, from its bytes. */
+int l2c_tokenizer_read_gguf(l2c_tokenizer **out, const uint8_t *bytes, size_t size, l2c_error *error);
 void l2c_tokenizer_free(l2c_tokenizer **tokenizer);
 int32_t l2c_tokenizer_count(const l2c_tokenizer *tokenizer);
 int32_t l2c_tokenizer_unk(const l2c_tokenizer *tokenizer);
 int32_t l2c_tokenizer_bos(const l2c_tokenizer *tokenizer);
 int32_t l2c_tokenizer_eos(const l2c_tokenizer *tokenizer);
 bool l2c_tokenizer_add_space_prefix(const l2c_tokenizer *tokenizer);
+/* Whether BOS begins and EOS ends a text, unless the caller says otherwise. */
+bool l2c_tokenizer_add_bos(const l2c_tokenizer *tokenizer);
+bool l2c_tokenizer_add_eos(const l2c_tokenizer *tokenizer);
 /* Ids of `size` bytes of UTF-8; BOS and EOS are the caller's. `special`: the spelling of a control token in the text
  * becomes that token, and what follows it begins anew; else it is text like any other. A user-defined token always
  * becomes itself. *ids is malloc'd for the caller, who calls l2c_ids_free. */

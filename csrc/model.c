@@ -2,8 +2,10 @@
 #include "model.h"
 
 #include "error.h"
+#include "gguf.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -16,6 +18,24 @@ static const struct {
     {"attn_v", L2C_TENSOR_ATTN_V},         {"attn_output", L2C_TENSOR_ATTN_OUTPUT}, {"ffn_norm", L2C_TENSOR_FFN_NORM},
     {"ffn_gate", L2C_TENSOR_FFN_GATE},     {"ffn_up", L2C_TENSOR_FFN_UP},           {"ffn_down", L2C_TENSOR_FFN_DOWN},
 };
+
+l2c_tensor_role l2c_tensor_role_of(const char *name, size_t size) {
+    for (size_t i = 0; i < sizeof tensor_names / sizeof *tensor_names; i++) {
+        if (strlen(tensor_names[i].name) == size && memcmp(tensor_names[i].name, name, size) == 0) {
+            return tensor_names[i].role;
+        }
+    }
+    return L2C_TENSOR_ROLES;
+}
+
+const char *l2c_tensor_role_name(l2c_tensor_role role) {
+    for (size_t i = 0; i < sizeof tensor_names / sizeof *tensor_names; i++) {
+        if (tensor_names[i].role == role) {
+            return tensor_names[i].name;
+        }
+    }
+    return "?";
+}
 
 void l2c_tensor_shape(const l2c_config *config, l2c_tensor_role role, size_t *rows, size_t *cols) {
     const size_t dim = (size_t)config->dim, hidden_dim = (size_t)config->hidden_dim;
@@ -43,16 +63,16 @@ void l2c_tensor_shape(const l2c_config *config, l2c_tensor_role role, size_t *ro
 
 size_t l2c_tensor_bytes(const l2c_tensor *tensor) {
     const size_t values = tensor->rows * tensor->cols;
-    if (tensor->type == L2C_WEIGHT_F32) {
-        return values * sizeof(float);
-    }
-    return values + values / tensor->group_size * sizeof(float);
+    const size_t scales = tensor->scales ? values / tensor->group_size * sizeof *tensor->scales : 0;
+    return values / tensor->type->values * tensor->type->bytes + scales;
 }
 
 void l2c_tensor_row(const l2c_tensor *tensor, size_t row, float *out) {
+    const l2c_type_info *type = tensor->type;
     const size_t first = row * tensor->cols;
-    if (tensor->type == L2C_WEIGHT_F32) {
-        memcpy(out, (const float *)tensor->data + first, tensor->cols * sizeof *out);
+    if (type->dequantize) {
+        type->dequantize(out, (const uint8_t *)tensor->data + first / type->values * type->bytes,
+                         tensor->cols / type->values);
         return;
     }
     const int8_t *values = tensor->data;
@@ -61,44 +81,186 @@ void l2c_tensor_row(const l2c_tensor *tensor, size_t row, float *out) {
     }
 }
 
-int l2c_config_read(l2c_config *out, const char *path, l2c_error *error) {
-    l2c_file file;
-    int status = l2c_file_open(&file, path, false, 256, error);
-    if (status == L2C_OK) {
-        status = l2c_bin_config(out, file.bytes, file.held, file.size, error);
+/* ---- Files ---- */
+
+enum { PART_SUFFIX = sizeof "-00001-of-00003.gguf" - 1 };
+
+static void part_suffix(char out[64], size_t part, size_t n_parts) {
+    snprintf(out, 64, "-%05zu-of-%05zu.gguf", part + 1, n_parts);
+}
+
+/* The path of part `part` of `n_parts` beside `path`, the first's, which ends in "-00001-of-00003.gguf" or the like; NULL
+ * with an error when it does not. For the caller to free. */
+static char *part_path(const char *path, size_t part, size_t n_parts, l2c_error *error) {
+    char suffix[64];
+    const size_t size = strlen(path);
+    part_suffix(suffix, 0, n_parts);
+    if (size < PART_SUFFIX || strcmp(path + size - PART_SUFFIX, suffix) != 0) {
+        l2c_fail(error, L2C_ERROR_FORMAT, "it is part 1 of %zu: expected a name that ends in %s", n_parts, suffix);
+        return NULL;
     }
-    l2c_file_close(&file);
+    char *other = malloc(size + 1);
+    if (!other) {
+        l2c_fail(error, L2C_ERROR_MEMORY, "no memory for a path");
+        return NULL;
+    }
+    part_suffix(suffix, part, n_parts);
+    memcpy(other, path, size - PART_SUFFIX);
+    memcpy(other + size - PART_SUFFIX, suffix, PART_SUFFIX + 1);
+    return other;
+}
+
+/* The files of one model, and what GGUF files among them hold. */
+typedef struct source {
+    l2c_file *files;
+    l2c_gguf *parts;
+    size_t count;
+} source;
+
+static void close_source(source *s) {
+    for (size_t i = 0; i < s->count; i++) {
+        l2c_gguf_free(&s->parts[i]);
+        l2c_file_close(&s->files[i]);
+    }
+    free(s->parts);
+    free(s->files);
+    *s = (source){0};
+}
+
+static int fail_part(l2c_error *error, size_t part, size_t n_parts) {
+    char inner[sizeof error->message];
+    memcpy(inner, error->message, sizeof inner);
+    inner[sizeof inner - 40] = 0;
+    const int system = error->system;
+    l2c_fail(error, error->status, "part %zu of %zu: %s", part + 1, n_parts, inner);
+    error->system = system;
+    return error->status;
+}
+
+/* The other parts of a split file, whose first part is open. */
+static int open_parts(source *s, const char *path, bool mapped, size_t n_parts, l2c_error *error) {
+    l2c_file *files = calloc(n_parts, sizeof *files);
+    l2c_gguf *parts = calloc(n_parts, sizeof *parts);
+    if (!files || !parts) {
+        free(files);
+        free(parts);
+        return l2c_fail(error, L2C_ERROR_MEMORY, "no memory for %zu parts", n_parts);
+    }
+    files[0] = s->files[0];
+    parts[0] = s->parts[0];
+    free(s->files);
+    free(s->parts);
+    *s = (source){files, parts, n_parts};
+    for (size_t i = 1; i < n_parts; i++) {
+        char *other = part_path(path, i, n_parts, error);
+        if (!other) {
+            return error->status;
+        }
+        int status = l2c_file_open(&files[i], other, mapped, 0, error);
+        if (status == L2C_OK) {
+            status = l2c_gguf_read(&parts[i], files[i].bytes, files[i].size, error);
+        }
+        size_t count, part;
+        if (status == L2C_OK) {
+            status = l2c_gguf_parts(&count, &part, &parts[i], error);
+        }
+        if (status == L2C_OK && (count != n_parts || part != i)) {
+            status = l2c_fail(error, L2C_ERROR_FORMAT, "it says that it is part %zu of %zu", part + 1, count);
+        }
+        free(other);
+        if (status != L2C_OK) {
+            return fail_part(error, i, n_parts);
+        }
+    }
+    return L2C_OK;
+}
+
+static int open_gguf(source *s, const char *path, bool mapped, l2c_error *error) {
+    size_t n_parts, own;
+    int status = l2c_gguf_read(&s->parts[0], s->files[0].bytes, s->files[0].size, error);
+    if (status == L2C_OK) {
+        status = l2c_gguf_parts(&n_parts, &own, &s->parts[0], error);
+    }
+    if (status == L2C_OK && own > 0) {
+        char first[64];
+        part_suffix(first, 0, n_parts);
+        return l2c_fail(error, L2C_ERROR_UNSUPPORTED, "it is part %zu of %zu: open the first, which ends in %s",
+                        own + 1, n_parts, first);
+    }
+    return status == L2C_OK && n_parts > 1 ? open_parts(s, path, mapped, n_parts, error) : status;
+}
+
+static int open_source(source *s, const char *path, bool mapped, l2c_error *error) {
+    s->files = calloc(1, sizeof *s->files);
+    s->parts = calloc(1, sizeof *s->parts);
+    if (!s->files || !s->parts) {
+        return l2c_fail(error, L2C_ERROR_MEMORY, "no memory for a file");
+    }
+    s->count = 1;
+    int status = l2c_file_open(&s->files[0], path, mapped, 0, error);
+    if (status == L2C_OK && l2c_is_gguf(s->files[0].bytes, s->files[0].size)) {
+        status = open_gguf(s, path, mapped, error);
+    }
     return status;
 }
 
-static int open_model(l2c_transformer *t, const char *path, const l2c_open_options *options, l2c_error *error) {
-    int status = l2c_kernels_select(&t->kernels, options->isa, error);
+static bool is_gguf(const source *s) {
+    return s->parts[0].version > 0;
+}
+
+int l2c_config_read(l2c_config *out, const char *path, l2c_error *error) {
+    source s = {0};
+    int status = open_source(&s, path, true, error);
     if (status == L2C_OK) {
-        status = l2c_file_open(&t->file, path, !options->no_mmap, 0, error);
+        status = is_gguf(&s) ? l2c_gguf_config(out, s.parts, s.count, error)
+                             : l2c_bin_config(out, s.files[0].bytes, s.files[0].size, s.files[0].size, error);
     }
-    if (status == L2C_OK) {
-        status = l2c_bin_read(&t->model, t->file.bytes, t->file.size, error);
-    }
-    if (status != L2C_OK) {
-        return status;
-    }
+    close_source(&s);
+    return status;
+}
+
+static int set_rope(l2c_transformer *t, double theta, l2c_error *error) {
     l2c_config *config = &t->model.config;
-    if (options->rope_theta != 0) {
-        if (!(options->rope_theta > 0) || !isfinite(options->rope_theta)) {
-            return l2c_fail(error, L2C_ERROR_ARGUMENT, "rope_theta is %g, expected a positive number",
-                            options->rope_theta);
-        }
-        config->rope_theta = options->rope_theta;
-    }
     const size_t pairs = (size_t)config->head_dim / 2;
+    if (theta != 0) {
+        if (!(theta > 0) || !isfinite(theta)) {
+            return l2c_fail(error, L2C_ERROR_ARGUMENT, "rope_theta is %g, expected a positive number", theta);
+        }
+        config->rope_theta = theta;
+    }
     t->frequencies = malloc(pairs * sizeof *t->frequencies);
     if (!t->frequencies) {
         return l2c_fail(error, L2C_ERROR_MEMORY, "no memory for %zu RoPE frequencies", pairs);
     }
     for (size_t i = 0; i < pairs; i++) {
-        t->frequencies[i] = pow(config->rope_theta, -2.0 * (double)i / config->head_dim);
+        const double divisor = t->model.rope_factor * (t->model.rope_freqs ? (double)t->model.rope_freqs[i] : 1.0);
+        t->frequencies[i] = pow(config->rope_theta, -2.0 * (double)i / config->head_dim) / divisor;
     }
     return L2C_OK;
+}
+
+static int open_model(l2c_transformer *t, const char *path, const l2c_open_options *options, l2c_error *error) {
+    source s = {0};
+    int status = l2c_kernels_select(&t->kernels, options->isa, error);
+    if (status == L2C_OK) {
+        status = open_source(&s, path, !options->no_mmap, error);
+    }
+    if (status == L2C_OK) {
+        status = is_gguf(&s) ? l2c_gguf_model(&t->model, s.parts, s.count, error)
+                             : l2c_bin_read(&t->model, s.files[0].bytes, s.files[0].size, error);
+    }
+    if (status != L2C_OK) {
+        close_source(&s);
+        return status;
+    }
+    /* the tensors point into the files; the tables have served */
+    t->files = s.files;
+    t->n_files = s.count;
+    for (size_t i = 0; i < s.count; i++) {
+        l2c_gguf_free(&s.parts[i]);
+    }
+    free(s.parts);
+    return set_rope(t, options->rope_theta, error);
 }
 
 int l2c_transformer_open(l2c_transformer **out, const char *path, const l2c_open_options *options, l2c_error *error) {
@@ -120,7 +282,10 @@ void l2c_transformer_free(l2c_transformer **transformer) {
     if (t) {
         free(t->frequencies);
         free(t->model.tensors);
-        l2c_file_close(&t->file);
+        for (size_t i = 0; i < t->n_files; i++) {
+            l2c_file_close(&t->files[i]);
+        }
+        free(t->files);
         free(t);
     }
     *transformer = NULL;
@@ -157,6 +322,14 @@ double l2c_transformer_token_macs(const l2c_transformer *transformer) {
         macs += t->rows > 1 ? (double)t->rows * (double)t->cols : 0;
     }
     return macs;
+}
+
+double l2c_log_probability(const l2c_transformer *transformer, float *logits, int32_t token) {
+    const size_t n = (size_t)transformer->model.config.vocab_size, best = transformer->kernels->argmax(logits, n);
+    const float difference = logits[token] - logits[best];
+    transformer->kernels->softmax(logits, n, 1.0f);
+    /* not log(softmax[token]), which may have underflowed */
+    return (double)difference + log((double)logits[best]);
 }
 
 int l2c_transformer_row(const l2c_transformer *transformer, const char *tensor, int32_t layer, int64_t row, float *out,

@@ -3,6 +3,7 @@
 #ifndef L2C_MODEL_H
 #define L2C_MODEL_H
 
+#include "gguf.h"
 #include "kernels.h"
 #include "llama2c.h"
 #include "platform.h"
@@ -29,16 +30,18 @@ typedef enum l2c_tensor_role {
 
 /* W, with y = x @ W^T; the data belongs to the file. */
 typedef struct l2c_tensor {
-    l2c_weight_type type;
+    const l2c_type_info *type;
     size_t rows, cols;
-    const void *data;    /* [rows][cols] f32 or int8 */
+    const void *data;    /* [rows] of cols / type->values blocks */
     const float *scales; /* [rows * cols / group_size] of Q8_GROUP, else NULL */
     size_t group_size;   /* of Q8_GROUP, else 1 */
 } l2c_tensor;
 
 typedef struct l2c_model {
     l2c_config config;
-    l2c_tensor *tensors; /* [L2C_TENSOR_GLOBALS + n_layers * L2C_TENSOR_PER_LAYER], owned; see l2c_model_tensor */
+    l2c_tensor *tensors;     /* [L2C_TENSOR_GLOBALS + n_layers * L2C_TENSOR_PER_LAYER], owned; see l2c_model_tensor */
+    double rope_factor;      /* positions are divided by it */
+    const float *rope_freqs; /* [head_dim / 2] divisors of the frequencies, NULL for none; belongs to the file */
 } l2c_model;
 
 /* bin.c: llama2.c's versions 0, 1 and 2 from the first `held` bytes of a file of `size` bytes. Pure: reads nothing but
@@ -46,12 +49,25 @@ typedef struct l2c_model {
 int l2c_bin_config(l2c_config *out, const uint8_t *bytes, size_t held, size_t size, l2c_error *error);
 int l2c_bin_read(l2c_model *out, const uint8_t *bytes, size_t size, l2c_error *error);
 
+/* gguf_model.c: a model from the parts of a GGUF file (one, or all of a split one) that l2c_gguf_read has read. Allocates
+ * model->tensors; without it, fills in the configuration only. */
+int l2c_gguf_config(l2c_config *out, const l2c_gguf *parts, size_t n_parts, l2c_error *error);
+int l2c_gguf_model(l2c_model *out, const l2c_gguf *parts, size_t n_parts, l2c_error *error);
+/* Number of parts that a GGUF file belongs to, 1 unless it is split; *part is the file's own, from 0. */
+int l2c_gguf_parts(size_t *n_parts, size_t *part, const l2c_gguf *gguf, l2c_error *error);
+
 struct l2c_transformer {
     l2c_model model;
-    l2c_file file;
+    l2c_file *files; /* [n_files] */
+    size_t n_files;
     const l2c_kernels *kernels;
     double *frequencies; /* [head_dim / 2] of RoPE, radians a position */
 };
+
+/* The role of a tensor's name without "blk.<layer>." and ".weight", L2C_TENSOR_ROLES for none. */
+l2c_tensor_role l2c_tensor_role_of(const char *name, size_t size);
+/* Its name. */
+const char *l2c_tensor_role_name(l2c_tensor_role role);
 
 /* Index of a tensor in the table; `layer` is ignored for the globals. */
 static inline size_t l2c_tensor_index(l2c_tensor_role role, size_t layer) {

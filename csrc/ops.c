@@ -90,25 +90,46 @@ l2c_range l2c_team_share(const l2c_team *team, size_t n, size_t unit) {
     return (l2c_range){from < n ? from : n, to < n ? to : n};
 }
 
+/* Types without a kernel for generated rows: column by column as f32. */
+static void dot_unpacked(const l2c_kernels *kernels, float *y, size_t ldy, const float *x, size_t ldx,
+                         const l2c_matrix *w, size_t m, size_t n, bool add, float *row) {
+    const l2c_matrix one = {(const uint8_t *)row, w->k * sizeof *row, w->k, l2c_type_of(L2C_TYPE_F32)};
+    for (size_t j = 0; j < n; j++) {
+        w->type->dequantize(row, w->data + j * w->row_bytes, w->k / w->type->values);
+        kernels->dot_f32(y + j, ldy, x, ldx, &one, m, 1, add);
+    }
+}
+
+static bool is_float(const l2c_type_info *type) {
+    return type->type == L2C_TYPE_F32 || type->type == L2C_TYPE_F16 || type->type == L2C_TYPE_BF16;
+}
+
 void l2c_matmul(const l2c_team *team, const l2c_kernels *kernels, float *y, const l2c_rows *x, const l2c_tensor *w,
-                bool add, float *panel) {
+                bool add, float *scratch) {
     const l2c_range columns = l2c_team_share(team, w->rows, L2C_LANES);
     const size_t n = columns.to - columns.from, k = w->cols, ldy = w->rows;
     float *out = y + columns.from;
     if (n == 0) {
         return;
     }
-    if (w->type == L2C_WEIGHT_Q8_GROUP) {
+    if (w->type->type == L2C_TYPE_Q8_GROUP) {
         const l2c_q8_matrix q8 = {w->data, w->scales, k, w->group_size};
         kernels->dot_q8(out, ldy, &x->q8, &q8, columns.from, x->prompt + x->generated, n, add);
         return;
     }
-    const float *data = (const float *)w->data + columns.from * k;
-    if (x->prompt) {
-        kernels->gemm_f32(out, ldy, x->x, x->stride, data, x->prompt, n, k, add, panel);
+    const size_t row_bytes = k / w->type->values * w->type->bytes;
+    const l2c_matrix matrix = {(const uint8_t *)w->data + columns.from * row_bytes, row_bytes, k, w->type};
+    if (w->type->integer) {
+        kernels->dot_quant(out, ldy, &x->q8, &matrix, x->prompt + x->generated, n, add);
+        return;
     }
-    if (x->generated) {
-        kernels->dot_f32(out + x->prompt * ldy, ldy, x->x + x->prompt * x->stride, x->stride, data, x->generated, n, k,
-                         add);
+    const float *generated = x->x + x->prompt * x->stride;
+    if (x->prompt) {
+        kernels->gemm_f32(out, ldy, x->x, x->stride, &matrix, x->prompt, n, add, scratch);
+    }
+    if (x->generated && is_float(w->type)) {
+        kernels->dot_f32(out + x->prompt * ldy, ldy, generated, x->stride, &matrix, x->generated, n, add);
+    } else if (x->generated) {
+        dot_unpacked(kernels, out + x->prompt * ldy, ldy, generated, x->stride, &matrix, x->generated, n, add, scratch);
     }
 }

@@ -33,8 +33,8 @@ typedef struct l2c_rows {
     l2c_q8_rows q8; /* the same rows in int8; used when the weights are int8 */
 } l2c_rows;
 
-/* y[row][n] (+)= x[row] @ w^T, shared by columns. panel: this thread's L2C_PANEL_FLOATS. */
+/* y[row][n] (+)= x[row] @ w^T, shared by columns. scratch: this thread's, L2C_PANEL_FLOATS and at least w->cols. */
 void l2c_matmul(const l2c_team *team, const l2c_kernels *kernels, float *y, const l2c_rows *x, const l2c_tensor *w,
-                bool add, float *panel);
+                bool add, float *scratch);
 
 #endif

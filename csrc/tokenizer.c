@@ -100,6 +100,7 @@ int l2c_tokenizer_begin(l2c_tokenizer **out, int32_t count, const int32_t *lengt
     t->unk = unk;
     t->bos = bos;
     t->eos = eos;
+    t->add_bos = true;
     t->slot_mask = slots - 1;
     for (int value = 0; value < 256; value++) {
         t->byte_ids[value] = -1;
@@ -219,6 +220,14 @@ int32_t l2c_tokenizer_bos(const l2c_tokenizer *tokenizer) {
 }
 int32_t l2c_tokenizer_eos(const l2c_tokenizer *tokenizer) {
     return tokenizer->eos;
+}
+
+bool l2c_tokenizer_add_bos(const l2c_tokenizer *tokenizer) {
+    return tokenizer->add_bos;
+}
+
+bool l2c_tokenizer_add_eos(const l2c_tokenizer *tokenizer) {
+    return tokenizer->add_eos;
 }
 
 bool l2c_tokenizer_add_space_prefix(const l2c_tokenizer *tokenizer) {

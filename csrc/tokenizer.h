@@ -36,6 +36,7 @@ struct l2c_tokenizer {
     l2c_pretokenizer *pretokenize; /* of byte-level BPE; NULL: SentencePiece's kind */
     bool ignore_merges;            /* a pre-token that is a piece is not merged to it: it is it */
     bool add_space_prefix;
+    bool add_bos, add_eos;  /* what a text begins and ends with unless the caller says otherwise */
     bool has_bytes;         /* all 256 byte tokens are there */
     bool has_unused;        /* some piece is L2C_TOKEN_UNUSED, and text can become it */
     unsigned matched;       /* set of the types that text can become */

@@ -4,7 +4,7 @@
 #include <stdint.h>
 #include <string.h>
 
-enum { DOT_M = 4, GEMM_M = 12, GEMM_V = 2, Q8_M = 4, Q8_N = 2, ATT_H = 4, ATT_V = 4 };
+enum { DOT_M = 4, GEMM_M = 12, GEMM_V = 2, Q8_M = 4, Q8_N = 2, QUANT_M = 8, ATT_H = 4, ATT_V = 4 };
 
 typedef __m512 vec;
 typedef __m512i bvec;
@@ -81,6 +81,66 @@ static inline bvec bvec_load(const int8_t *p) {
 }
 static inline bvec bvec_load_n(const int8_t *p, size_t n) {
     return _mm512_maskz_loadu_epi8((UINT64_C(1) << n) - 1, p);
+}
+
+/* ---- Blocks of quantised weights ---- */
+
+static inline float f16_at(const uint8_t *p) {
+    return _cvtsh_ss((uint16_t)(p[0] | p[1] << 8));
+}
+static inline vec vec_load_bytes(const uint8_t *p) {
+    return _mm512_loadu_ps(p);
+}
+static inline vec vec_load_f16(const uint8_t *p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+}
+static inline vec vec_load_bf16(const uint8_t *p) {
+    const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+}
+static inline vec vec_f16(uint64_t a, uint64_t b, uint64_t c, uint64_t d) {
+    return _mm512_cvtph_ps(_mm256_set_epi64x((int64_t)d, (int64_t)c, (int64_t)b, (int64_t)a));
+}
+static inline vec vec_u8(uint64_t a, uint64_t b) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_set_epi64x((int64_t)b, (int64_t)a)));
+}
+static inline vec vec_s8(uint64_t a, uint64_t b) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_set_epi64x((int64_t)b, (int64_t)a)));
+}
+static inline vec vec_spread2(vec s, int c) {
+    return _mm512_permutexvar_ps(_mm512_inserti64x4(_mm512_set1_epi32(2 * c), _mm256_set1_epi32(2 * c + 1), 1), s);
+}
+static inline vec vec_spread4(vec s, int c) {
+    const __m512i quarters = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+    return _mm512_permutexvar_ps(_mm512_add_epi32(quarters, _mm512_set1_epi32(4 * c)), s);
+}
+static inline bvec bvec_join(const uint8_t *a, const uint8_t *b) {
+    return _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)a)),
+                              _mm256_loadu_si256((const __m256i *)b), 1);
+}
+static inline bvec bvec_nibbles(const uint8_t *a, const uint8_t *b) {
+    const __m512i high =
+        _mm512_setr_epi64(0, 0, 0x0004000400040004, 0x0004000400040004, 0, 0, 0x0004000400040004, 0x0004000400040004);
+    const __m512i both = _mm512_mask_broadcast_i32x4(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)a)),
+                                                     0xff00, _mm_loadu_si128((const __m128i *)b));
+    return _mm512_and_si512(_mm512_srlv_epi16(both, high), _mm512_set1_epi8(15));
+}
+static inline bvec bvec_twice(const uint8_t *p, int low, int high, int mask) {
+    const __m512i both = _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *)p));
+    const __m512i shifts = _mm512_inserti64x4(_mm512_set1_epi16((int16_t)low), _mm256_set1_epi16((int16_t)high), 1);
+    return _mm512_and_si512(_mm512_srlv_epi16(both, shifts), _mm512_set1_epi8((char)mask));
+}
+static inline bvec bvec_shr(bvec w, int n, int mask) {
+    return _mm512_and_si512(_mm512_srlv_epi16(w, _mm512_set1_epi16((int16_t)n)), _mm512_set1_epi8((char)mask));
+}
+static inline bvec bvec_or_shl(bvec w, bvec h, int n) {
+    return _mm512_or_si512(w, _mm512_sllv_epi16(h, _mm512_set1_epi16((int16_t)n)));
+}
+static inline bvec bvec_or_bits(bvec w, uint64_t bits, int n) {
+    return _mm512_or_si512(w, _mm512_maskz_set1_epi8(bits, (char)(1 << n)));
+}
+static inline bvec bvec_lookup(bvec w, const int8_t *table) {
+    return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)table)), w);
 }
 
 /* Four rounds, each pairing rows at twice the distance: 4-byte, 8-byte, 16-byte pieces, then halves. */

@@ -4,7 +4,7 @@
 #include <stdint.h>
 #include <string.h>
 
-enum { DOT_M = 1, GEMM_M = 6, GEMM_V = 1, Q8_M = 1, Q8_N = 1, ATT_H = 2, ATT_V = 2 };
+enum { DOT_M = 1, GEMM_M = 6, GEMM_V = 1, Q8_M = 1, Q8_N = 1, QUANT_M = 2, ATT_H = 2, ATT_V = 2 };
 
 typedef struct vec {
     float32x4_t quarter[4];
@@ -108,6 +108,96 @@ static inline bvec bvec_load_n(const int8_t *p, size_t n) {
     int8_t bytes[64] = {0};
     memcpy(bytes, p, n);
     return bvec_load(bytes);
+}
+
+/* ---- Blocks of quantised weights ---- */
+
+static inline float32x4_t widen_f16(uint64_t four) {
+    return vcvt_f32_f16(vreinterpret_f16_u64(vcreate_u64(four)));
+}
+static inline vec vec_f16(uint64_t a, uint64_t b, uint64_t c, uint64_t d) {
+    return (vec){{widen_f16(a), widen_f16(b), widen_f16(c), widen_f16(d)}};
+}
+static inline float f16_at(const uint8_t *p) {
+    return vgetq_lane_f32(widen_f16((uint64_t)(p[0] | p[1] << 8)), 0);
+}
+static inline vec vec_load_bytes(const uint8_t *p) {
+    vec r;
+    EACH_QUARTER r.quarter[i] = vreinterpretq_f32_u8(vld1q_u8(p + 16 * i));
+    return r;
+}
+static inline vec vec_load_f16(const uint8_t *p) {
+    uint64_t halves[4];
+    memcpy(halves, p, sizeof halves);
+    return vec_f16(halves[0], halves[1], halves[2], halves[3]);
+}
+static inline vec vec_load_bf16(const uint8_t *p) {
+    uint16_t halves[16];
+    vec r;
+    memcpy(halves, p, sizeof halves);
+    EACH_QUARTER r.quarter[i] = vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(halves + 4 * i), 16));
+    return r;
+}
+static inline vec vec_u8(uint64_t a, uint64_t b) {
+    const uint16x8_t low = vmovl_u8(vcreate_u8(a)), high = vmovl_u8(vcreate_u8(b));
+    return (vec){{vcvtq_f32_u32(vmovl_u16(vget_low_u16(low))), vcvtq_f32_u32(vmovl_high_u16(low)),
+                  vcvtq_f32_u32(vmovl_u16(vget_low_u16(high))), vcvtq_f32_u32(vmovl_high_u16(high))}};
+}
+static inline vec vec_s8(uint64_t a, uint64_t b) {
+    const int16x8_t low = vmovl_s8(vcreate_s8(a)), high = vmovl_s8(vcreate_s8(b));
+    return (vec){{vcvtq_f32_s32(vmovl_s16(vget_low_s16(low))), vcvtq_f32_s32(vmovl_high_s16(low)),
+                  vcvtq_f32_s32(vmovl_s16(vget_low_s16(high))), vcvtq_f32_s32(vmovl_high_s16(high))}};
+}
+static inline vec vec_spread2(vec s, int c) {
+    const float32x4_t four = s.quarter[c / 2];
+    return c % 2 ? vec_halves(vgetq_lane_f32(four, 2), vgetq_lane_f32(four, 3))
+                 : vec_halves(vgetq_lane_f32(four, 0), vgetq_lane_f32(four, 1));
+}
+static inline vec vec_spread4(vec s, int c) {
+    const float32x4_t four = s.quarter[c];
+    return (vec){
+        {vdupq_laneq_f32(four, 0), vdupq_laneq_f32(four, 1), vdupq_laneq_f32(four, 2), vdupq_laneq_f32(four, 3)}};
+}
+static inline int8x16_t load16(const uint8_t *p) {
+    return vreinterpretq_s8_u8(vld1q_u8(p));
+}
+static inline bvec bvec_join(const uint8_t *a, const uint8_t *b) {
+    return (bvec){{load16(a), load16(a + 16), load16(b), load16(b + 16)}};
+}
+/* q >> n & mask, byte by byte */
+static inline int8x16_t shifted(int8x16_t q, int n, int mask) {
+    const uint8x16_t right = vshlq_u8(vreinterpretq_u8_s8(q), vdupq_n_s8((int8_t)-n));
+    return vreinterpretq_s8_u8(vandq_u8(right, vdupq_n_u8((uint8_t)mask)));
+}
+static inline bvec bvec_nibbles(const uint8_t *a, const uint8_t *b) {
+    return (bvec){
+        {shifted(load16(a), 0, 15), shifted(load16(a), 4, 15), shifted(load16(b), 0, 15), shifted(load16(b), 4, 15)}};
+}
+static inline bvec bvec_twice(const uint8_t *p, int low, int high, int mask) {
+    return (bvec){{shifted(load16(p), low, mask), shifted(load16(p + 16), low, mask), shifted(load16(p), high, mask),
+                   shifted(load16(p + 16), high, mask)}};
+}
+static inline bvec bvec_shr(bvec w, int n, int mask) {
+    EACH_QUARTER w.quarter[i] = shifted(w.quarter[i], n, mask);
+    return w;
+}
+static inline bvec bvec_or_shl(bvec w, bvec h, int n) {
+    EACH_QUARTER w.quarter[i] = vorrq_s8(w.quarter[i], vshlq_s8(h.quarter[i], vdupq_n_s8((int8_t)n)));
+    return w;
+}
+static inline bvec bvec_or_bits(bvec w, uint64_t bits, int n) {
+    const uint8x16_t tested = vreinterpretq_u8_u64(vdupq_n_u64(0x8040201008040201));
+    EACH_QUARTER {
+        const uint8_t low = (uint8_t)(bits >> 16 * i), high = (uint8_t)(bits >> (16 * i + 8));
+        const uint8x16_t set = vtstq_u8(vcombine_u8(vdup_n_u8(low), vdup_n_u8(high)), tested);
+        w.quarter[i] = vorrq_s8(w.quarter[i], vreinterpretq_s8_u8(vandq_u8(set, vdupq_n_u8((uint8_t)(1 << n)))));
+    }
+    return w;
+}
+static inline bvec bvec_lookup(bvec w, const int8_t *table) {
+    const int8x16_t values = vld1q_s8(table);
+    EACH_QUARTER w.quarter[i] = vqtbl1q_s8(values, vreinterpretq_u8_s8(w.quarter[i]));
+    return w;
 }
 
 static inline void pack_block(float *panel, size_t stride, const float *w, size_t k) {

@@ -1,9 +1,9 @@
 """Runs Llama models on the CPU.
 
-    llm = llama2c.load("stories15M.bin")
+    llm = llama2c.load("llama-2-7b.Q4_K_M.gguf")
     print(llm.generate("Once upon a time", seed=42))
 
-`load` gives a `Llama` with `generate`, `stream`, `logits`, `session`. Below it lie the classes of the C core:
+`load` gives a `Llama` with `generate`, `stream`, `logits`, `score`, `session`. Below it lie the classes of the C core:
 `Transformer` (weights), `Session` (one timeline of keys and values), `Batch`, `Sampler`, `Tokenizer`.
 """
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from llama2c.generation import Generation, Piece, Timings
     from llama2c.generation import generate_once as generate
     from llama2c.model import Config, Llama, load
+    from llama2c.scoring import Perplexity, Score, perplexity
     from llama2c.tokenizers import load_tokenizer
 
 __all__ = [
@@ -50,8 +51,10 @@ __all__ = [
     "FormatError",
     "Generation",
     "Llama",
+    "Perplexity",
     "Piece",
     "Sampler",
+    "Score",
     "Session",
     "Timings",
     "Tokenizer",
@@ -62,6 +65,7 @@ __all__ = [
     "generate",
     "load",
     "load_tokenizer",
+    "perplexity",
 ]
 
 # Names that are looked up when first used: importing llama2c stays cheap.
@@ -70,12 +74,15 @@ _LAZY = {
     "Conversation": ("chat", "Conversation"),
     "Generation": ("generation", "Generation"),
     "Llama": ("model", "Llama"),
+    "Perplexity": ("scoring", "Perplexity"),
     "Piece": ("generation", "Piece"),
+    "Score": ("scoring", "Score"),
     "Timings": ("generation", "Timings"),
     "TokenizerError": ("errors", "TokenizerError"),
     "generate": ("generation", "generate_once"),
     "load": ("model", "load"),
     "load_tokenizer": ("tokenizers", "load_tokenizer"),
+    "perplexity": ("scoring", "perplexity"),
 }
 
 

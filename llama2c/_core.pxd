@@ -1,5 +1,5 @@
 # Declarations of llama2c.h; the compiler, not this file, knows the layouts.
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 cdef extern from "llama2c.h" nogil:
     ctypedef enum l2c_status:
@@ -21,10 +21,6 @@ cdef extern from "llama2c.h" nogil:
 
     const char *l2c_isa_name(size_t index)
 
-    ctypedef enum l2c_weight_type:
-        L2C_WEIGHT_F32
-        L2C_WEIGHT_Q8_GROUP
-
     ctypedef struct l2c_config:
         int32_t dim
         int32_t hidden_dim
@@ -36,9 +32,10 @@ cdef extern from "llama2c.h" nogil:
         int32_t context
         int32_t group_size
         bint tied
-        l2c_weight_type weight_type
+        bint blocks
         float norm_eps
         double rope_theta
+        const char *weight_type
         const char *format
 
     ctypedef struct l2c_open_options:
@@ -105,6 +102,8 @@ cdef extern from "llama2c.h" nogil:
     int l2c_batch_resume(l2c_batch *batch, l2c_error *error)
     void l2c_batch_abandon(l2c_batch *batch)
 
+    double l2c_log_probability(const l2c_transformer *transformer, float *logits, int32_t token)
+
     ctypedef struct l2c_sampler:
         pass
 
@@ -158,6 +157,9 @@ cdef extern from "llama2c.h" nogil:
     int32_t l2c_tokenizer_unk(const l2c_tokenizer *tokenizer)
     int32_t l2c_tokenizer_bos(const l2c_tokenizer *tokenizer)
     int32_t l2c_tokenizer_eos(const l2c_tokenizer *tokenizer)
+    int l2c_tokenizer_read_gguf(l2c_tokenizer **out, const uint8_t *bytes, size_t size, l2c_error *error)
+    bint l2c_tokenizer_add_bos(const l2c_tokenizer *tokenizer)
+    bint l2c_tokenizer_add_eos(const l2c_tokenizer *tokenizer)
     bint l2c_tokenizer_add_space_prefix(const l2c_tokenizer *tokenizer)
     int l2c_tokenizer_encode(const l2c_tokenizer *tokenizer, int32_t **ids, size_t *count, const char *text,
                              size_t size, bint special, l2c_error *error)
@@ -170,3 +172,66 @@ cdef extern from "llama2c.h" nogil:
     int l2c_probe_bandwidth(double *gbs, size_t bytes, int threads, int reps, const char *isa,
                             l2c_error *error)
     int l2c_probe_flops(double *tflops, int threads, int reps, const char *isa, l2c_error *error)
+
+# The reader of GGUF's header, for what the metadata holds beside the model.
+
+cdef extern from "platform.h" nogil:
+    ctypedef struct l2c_file:
+        const uint8_t *bytes
+        size_t size
+
+    int l2c_file_open(l2c_file *out, const char *path, bint mapped, size_t limit, l2c_error *error)
+    void l2c_file_close(l2c_file *file)
+
+cdef extern from "gguf.h" nogil:
+    ctypedef enum l2c_gguf_type:
+        L2C_GGUF_UINT8
+        L2C_GGUF_INT8
+        L2C_GGUF_UINT16
+        L2C_GGUF_INT16
+        L2C_GGUF_UINT32
+        L2C_GGUF_INT32
+        L2C_GGUF_FLOAT32
+        L2C_GGUF_BOOL
+        L2C_GGUF_STRING
+        L2C_GGUF_ARRAY
+        L2C_GGUF_UINT64
+        L2C_GGUF_INT64
+        L2C_GGUF_FLOAT64
+
+    ctypedef struct l2c_text:
+        const char *bytes
+        size_t size
+
+    ctypedef struct l2c_gguf_value:
+        l2c_text key
+        l2c_gguf_type type
+        l2c_gguf_type element
+        size_t count
+        const uint8_t *data
+        size_t bytes
+
+    ctypedef struct l2c_gguf_tensor:
+        l2c_text name
+        uint32_t n_dims
+        uint32_t type
+        uint64_t dims[4]
+        uint64_t offset
+        uint64_t bytes
+
+    ctypedef struct l2c_gguf:
+        uint32_t version
+        size_t alignment
+        size_t n_values
+        size_t n_tensors
+        l2c_gguf_value *values
+        l2c_gguf_tensor *tensors
+
+    bint l2c_is_gguf(const uint8_t *bytes, size_t size)
+    int l2c_gguf_read(l2c_gguf *out, const uint8_t *bytes, size_t size, l2c_error *error)
+    void l2c_gguf_free(l2c_gguf *gguf)
+    const char *l2c_gguf_type_name(l2c_gguf_type type)
+    l2c_text l2c_gguf_next_string(const uint8_t **data)
+
+cdef extern from "quant.h" nogil:
+    const char *l2c_type_name(uint32_t number, char *unknown)

@@ -4,10 +4,11 @@ Every class owns one C object and keeps alive what that object refers to. Method
 """
 
 import os
+import struct
 
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
@@ -27,9 +28,11 @@ __all__ = [
     "available_isas",
     "batch_bytes",
     "chosen_isa",
+    "is_gguf",
     "probe_bandwidth",
     "probe_flops",
     "read_config",
+    "read_gguf",
     "session_bytes",
 ]
 
@@ -155,7 +158,8 @@ cdef dict config_dict(const l2c_config *c):
         "vocab_size": c.vocab_size,
         "context": c.context,
         "tied": bool(c.tied),
-        "weight_type": "f32" if c.weight_type == L2C_WEIGHT_F32 else "q8",
+        "weight_type": c.weight_type.decode(),
+        "blocks": bool(c.blocks),
         "group_size": c.group_size,
         "norm_eps": round(c.norm_eps, 9),
         "rope_theta": c.rope_theta,
@@ -204,6 +208,87 @@ def read_config(path):
     cdef l2c_config config
     config_of(&config, path)
     return config_dict(&config)
+
+
+cdef object gguf_element(const l2c_gguf_value *v, const uint8_t **data):
+    # One element of a value; *data moves behind it.
+    cdef l2c_text text
+    cdef l2c_gguf_type type = v.element
+    if type == L2C_GGUF_STRING:
+        text = l2c_gguf_next_string(data)
+        return text.bytes[:text.size].decode("utf-8", "replace")
+    cdef str code = "BbHhIifB  Qqd"[<int>type]
+    cdef bytes raw = data[0][:struct.calcsize("<" + code)]
+    data[0] += len(raw)
+    value = struct.unpack("<" + code, raw)[0]
+    return bool(value) if type == L2C_GGUF_BOOL else value
+
+
+cdef object gguf_value(const l2c_gguf_value *v, size_t longest):
+    cdef const uint8_t *data = v.data
+    cdef size_t i
+    if v.type != L2C_GGUF_ARRAY:
+        return gguf_element(v, &data)
+    return [gguf_element(v, &data) for i in range(min(v.count, longest))]
+
+
+cdef dict gguf_table(const l2c_gguf *g, size_t longest):
+    cdef size_t i
+    cdef const l2c_gguf_value *v
+    cdef const l2c_gguf_tensor *t
+    cdef char unknown[24]
+    metadata, tensors = [], []
+    for i in range(g.n_values):
+        v = &g.values[i]
+        metadata.append({
+            "key": v.key.bytes[:v.key.size].decode("utf-8", "replace"),
+            "type": l2c_gguf_type_name(v.type).decode(),
+            "element": l2c_gguf_type_name(v.element).decode(),
+            "count": v.count,
+            "value": gguf_value(v, longest),
+        })
+    for i in range(g.n_tensors):
+        t = &g.tensors[i]
+        tensors.append({
+            "name": t.name.bytes[:t.name.size].decode("utf-8", "replace"),
+            "type": l2c_type_name(t.type, unknown).decode(),
+            "shape": [t.dims[j] for j in range(t.n_dims)][::-1],
+            "offset": t.offset,
+            "bytes": t.bytes,
+        })
+    return {"version": g.version, "alignment": g.alignment, "metadata": metadata, "tensors": tensors}
+
+
+def is_gguf(path):
+    """Whether a file begins as GGUF files do. Raises OSError."""
+    with open(path, "rb") as file:
+        return file.read(4) == b"GGUF"
+
+
+def read_gguf(path, *, longest=0x7FFFFFFF):
+    """What the header of a GGUF file holds, without its weights: version, alignment, metadata, tensors.
+
+    metadata: key, type, element type, count, value; of arrays the first `longest` elements. tensors: name, type, shape
+    (rows first), offset in the file, bytes. Raises OSError, FormatError or UnsupportedError, which name the file.
+    """
+    cdef l2c_error error
+    cdef l2c_file file
+    cdef l2c_gguf gguf
+    cdef bytes raw = encoded_path(path)
+    cdef const char *name = raw
+    cdef int status
+    with nogil:
+        status = l2c_file_open(&file, name, True, 0, &error)
+        if status == L2C_OK:
+            status = l2c_gguf_read(&gguf, file.bytes, file.size, &error)
+            if status != L2C_OK:
+                l2c_file_close(&file)
+    check(status, &error, path)
+    try:
+        return gguf_table(&gguf, longest)
+    finally:
+        l2c_gguf_free(&gguf)
+        l2c_file_close(&file)
 
 
 def session_bytes(path, int32_t context):
@@ -256,7 +341,7 @@ cdef class Transformer:
 
     Transformer(path, *, isa=None, mmap=True, rope_theta=0.0)
 
-    path: a llama2.c checkpoint of version 0, 1 or 2. The weights are mapped, not copied; mmap=False reads them into
+    path: a GGUF file (of a split one the first part) or a llama2.c checkpoint of version 0, 1 or 2. The weights are mapped, not copied; mmap=False reads them into
     memory, for files that may shrink or vanish while in use. isa: one of available_isas(); None takes the environment's
     LLAMA2C_ISA, else the best. rope_theta: base of the rotary embedding where the format does not store it; 0 means
     10000. Raises OSError, FormatError, UnsupportedError or ValueError.
@@ -328,6 +413,9 @@ cdef class Transformer:
         check(l2c_transformer_row(self.handle, name, layer, row, &view[0], &rows, &cols, &error), &error)
         return out
 
+
+# Logits that score() holds at once: 16 MiB.
+cdef Py_ssize_t SCORE_LOGITS = 1 << 22
 
 # How long a step computes before signals are looked at, so that Ctrl-C never waits for the step's end.
 cdef double SLICE_SECONDS = 0.1
@@ -461,6 +549,46 @@ cdef class Session:
     def prefill_all(self, tokens):
         """Append prompt tokens; returns the logits after each one, float32 [len(tokens), vocab_size]."""
         return self.take_prompt(tokens, True)
+
+    def score(self, tokens, *, Py_ssize_t start=0):
+        """Append prompt tokens; returns the log-probabilities of tokens[start + 1:], each given all before it, float64.
+
+        Natural logarithms. At most 16 MiB of logits are held. Raises as prefill does.
+        """
+        cdef object ids = token_array(tokens)
+        if not 0 <= start < max(len(ids), 1):
+            raise ValueError(f"start is {start}, expected 0 to {len(ids) - 1}")
+        self.enter()
+        try:
+            return self.score_ids(ids, start)
+        finally:
+            l2c_session_leave(self.handle)
+
+    cdef object score_ids(self, object ids, Py_ssize_t start):
+        cdef const int32_t[::1] view = ids
+        cdef Py_ssize_t total = view.shape[0], from_ = start, row, rows = max(1, SCORE_LOGITS // self.vocab_size)
+        cdef int32_t before = l2c_session_position(self.handle)
+        cdef l2c_error ignored
+        out = numpy().empty(max(total - start - 1, 0), dtype=numpy().float64)
+        cdef double[::1] result = out
+        cdef float[:, ::1] logits
+        try:
+            if start:
+                self.take_ids(ids[:start], False)
+            while from_ < total:
+                kept = self.take_ids(ids[from_ : from_ + rows], True)
+                logits = kept
+                with nogil:
+                    for row in range(logits.shape[0]):
+                        if from_ + row + 1 < total:
+                            result[from_ + row - start] = l2c_log_probability(
+                                self.transformer.handle, &logits[row, 0], view[from_ + row + 1]
+                            )
+                from_ += rows
+        except BaseException:
+            l2c_session_rewind(self.handle, before, &ignored)
+            raise
+        return out
 
     cdef int take_token(self, int32_t token, float *logits) except -1:
         cdef l2c_error error
@@ -687,7 +815,7 @@ cdef const char **pointers_to(list texts, int32_t[::1] lengths, str what) except
 cdef class Tokenizer:
     """A BPE vocabulary, SentencePiece's kind (with byte fallback) or byte-level: text to token ids and back.
 
-    Made by Tokenizer.from_bin (llama2.c's tokenizer.bin), Tokenizer.from_table, or Tokenizer.from_bpe (byte-level);
+    Made by Tokenizer.from_bin (llama2.c's tokenizer.bin), from_table, from_bpe (byte-level) or from_gguf;
     llama2c.load_tokenizer opens files.
     """
 
@@ -709,6 +837,23 @@ cdef class Tokenizer:
         cdef size_t size = data.shape[0]
         cdef const uint8_t *bytes_at = &data[0] if size else <const uint8_t *>b""
         check(l2c_tokenizer_read_bin(&self.handle, bytes_at, size, &error), &error)
+        return self
+
+    @staticmethod
+    def from_gguf(path):
+        """From the metadata of a GGUF file. Raises OSError, FormatError or UnsupportedError, which name the file."""
+        cdef l2c_error error
+        cdef l2c_file file
+        cdef Tokenizer self = Tokenizer(made_by=MAKER)
+        cdef bytes raw = encoded_path(path)
+        cdef const char *name = raw
+        cdef int status
+        with nogil:
+            status = l2c_file_open(&file, name, True, 0, &error)
+            if status == L2C_OK:
+                status = l2c_tokenizer_read_gguf(&self.handle, file.bytes, file.size, &error)
+                l2c_file_close(&file)
+        check(status, &error, path)
         return self
 
     @staticmethod
@@ -810,8 +955,18 @@ cdef class Tokenizer:
         """Whether a space is put before a text, as SentencePiece's add_dummy_prefix has it."""
         return l2c_tokenizer_add_space_prefix(self.handle)
 
-    def encode(self, text, *, bint bos=True, bint eos=False, bint special=False):
-        """Ids of a text (str, or bytes of UTF-8), with BOS before and EOS after it as asked.
+    @property
+    def add_bos(self):
+        """Whether BOS begins a text unless encode() is told otherwise."""
+        return l2c_tokenizer_add_bos(self.handle)
+
+    @property
+    def add_eos(self):
+        """Whether EOS ends a text unless encode() is told otherwise."""
+        return l2c_tokenizer_add_eos(self.handle)
+
+    def encode(self, text, *, bos=None, eos=None, bint special=False):
+        """Ids of a text (str, or bytes of UTF-8), with BOS before and EOS after it as asked; None: as the file has it.
 
         special: where the text spells a control token, such as "<|eot_id|>", that token is meant, and what follows
         begins anew (with its space, if the vocabulary puts one before a text); else it is text like any other, which
@@ -843,9 +998,9 @@ cdef class Tokenizer:
             out = [ids[i] for i in range(count)]
         finally:
             l2c_ids_free(&ids)
-        if bos and self.bos >= 0:
+        if (self.add_bos if bos is None else bos) and self.bos >= 0:
             out.insert(0, self.bos)
-        if eos and self.eos >= 0:
+        if (self.add_eos if eos is None else eos) and self.eos >= 0:
             out.append(self.eos)
         return out
 

@@ -7,7 +7,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from llama2c._core import Session, Tokenizer, Transformer
-from llama2c.generation import Generation, Piece, Prompt, generate, stream
+from llama2c.generation import Generation, Piece, Prompt, generate, prompt_ids, stream
+from llama2c.scoring import Score
 from llama2c.threads import default_threads
 from llama2c.tokenizers import StrPath, checked, find_tokenizer, load_tokenizer
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 class Config:
     """Shape and constants of a model."""
 
-    format: str  # of the file, e.g. "llama2.c v0"
+    format: str  # of the file: "llama2.c v0", "GGUF v3", ...
     dim: int  # width of the residual stream
     hidden_dim: int  # width of the feed-forward layer
     n_layers: int
@@ -30,8 +31,9 @@ class Config:
     vocab_size: int
     context: int  # positions the model was trained for
     tied: bool  # the classifier is the embedding table
-    weight_type: str  # "f32" or "q8"
-    group_size: int  # int8 values a scale; 0 for f32
+    weight_type: str  # of most of the weights: "F32", "Q8" (llama2.c version 2), "Q4_K", ...
+    blocks: bool  # some matrices are of GGUF's integer types
+    group_size: int  # int8 values a scale in llama2.c's version 2, else 0
     norm_eps: float
     rope_theta: float
 
@@ -105,6 +107,12 @@ class Llama:
     def logits(self, ids: "Sequence[int] | NDArray[np.integer]") -> "NDArray[np.float32]":
         """Logits after each token of a prompt, float32 [len(ids), vocab_size]. Raises ValueError, ContextError."""
         return self.session(context=max(1, min(len(ids), self.context))).prefill_all(ids)
+
+    def score(self, prompt: Prompt) -> Score:
+        """How probable the model finds a text or ids, token by token. Raises ContextError if it does not fit."""
+        ids = prompt_ids(self.tokenizer, prompt)
+        session = self.session(context=max(1, min(len(ids), self.context)))
+        return Score(ids, session.score(ids).tolist())
 
     def generate(
         self,
@@ -191,16 +199,17 @@ def load(
 ) -> Llama:
     """Open a model.
 
-    path: a llama2.c checkpoint of version 0, 1 or 2.
-    tokenizer: a llama2.c tokenizer.bin, a SentencePiece or Llama 3 .model, or a Tokenizer. None: `tokenizer.bin`,
-        `tok<size>.bin`, `tokenizer.model` or `tok<size>.model` beside the checkpoint or in the current directory, when
-        first needed.
+    path: a GGUF file (of a split one the first part), or a llama2.c checkpoint of version 0, 1 or 2.
+    tokenizer: a llama2.c tokenizer.bin, a SentencePiece or Llama 3 .model, a GGUF file, or a Tokenizer. None: a GGUF
+        file's own; for other files `tokenizer.bin`, `tok<size>.bin`, `tokenizer.model` or `tok<size>.model` beside the
+        checkpoint or in the current directory, when first needed.
     threads: for each step; None: OMP_NUM_THREADS, else the physical cores that the process may use. A process forked
         while a model is open computes on one thread (the text is the same); one that is spawned, on all.
     isa: instruction-set level, one of available_isas(); None: LLAMA2C_ISA, else the best. All give the same bits.
     mmap: map the weights; False reads them into memory, for files that may shrink or vanish while in use.
     context: positions of a session; None: what the model was trained for.
-    rope_theta: base of the rotary embedding, which llama2.c files do not store; None: 10000. Code Llama has 1e6.
+    rope_theta: base of the rotary embedding; None: the file's, or 10000 for llama2.c files, which do not store it (Code
+        Llama has 1e6).
 
     Raises OSError, FormatError, UnsupportedError, TokenizerError or ValueError; the message names the file.
     """

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llama2c._core import FormatError, Tokenizer
+from llama2c._core import FormatError, Tokenizer, is_gguf
 from llama2c.errors import TokenizerError
 
 if TYPE_CHECKING:
@@ -15,9 +15,9 @@ StrPath = str | os.PathLike[str]
 
 
 def load_tokenizer(path: StrPath) -> Tokenizer:
-    """The tokenizer in a llama2.c `tokenizer.bin`, a SentencePiece `.model` (BPE) or Llama 3's `tokenizer.model`.
+    """The tokenizer in a GGUF file, a llama2.c `tokenizer.bin`, a SentencePiece `.model` (BPE) or Llama 3's.
 
-    Told by the suffix, and a `.model` by its first line. Raises OSError, or FormatError that names the file, the place
+    A `.model` is told by its suffix and first line. Raises OSError, or FormatError that names the file, the place
     and what was expected.
     """
     if os.fspath(path).endswith(".model"):
@@ -36,6 +36,8 @@ def load_tokenizer(path: StrPath) -> Tokenizer:
             eos=table.eos,
             add_space_prefix=table.add_space_prefix,
         )
+    if is_gguf(path):
+        return Tokenizer.from_gguf(path)
     data = Path(path).read_bytes()
     try:
         return Tokenizer.from_bin(data)
@@ -65,7 +67,12 @@ def candidates(checkpoint: StrPath, vocab_size: int) -> Iterator[Path]:
 
 
 def find_tokenizer(checkpoint: StrPath, vocab_size: int) -> Tokenizer:
-    """The first of the candidates that exists and has the model's size. Raises TokenizerError listing all."""
+    """A GGUF file's own tokenizer, else the first of the candidates that exists and has the model's size.
+
+    Raises TokenizerError listing all.
+    """
+    if is_gguf(checkpoint):
+        return checked(Tokenizer.from_gguf(checkpoint), vocab_size, "its tokenizer", checkpoint)
     seen = []
     for path in dict.fromkeys(candidates(checkpoint, vocab_size)):
         if not path.is_file():

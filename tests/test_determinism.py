@@ -1,19 +1,24 @@
 """A row's logits are the same bits whatever the threads, the companions in the batch, and the cut of the prompt."""
 
 import checkpoints
+import ggufs
 import numpy as np
 import pytest
 from oracle import Shape
 
 from llama2c import ROLE_GENERATED, ROLE_PROMPT, Batch, Session, Transformer
 
-SHAPE = Shape(256, 704, 6, 8, 2, 2000, 700)  # 4.9M weights: work for four threads in every step
+SHAPE = Shape(256, 768, 6, 8, 2, 2000, 700)  # 4.9M weights: work for four threads in every step
 
 
-@pytest.fixture(params=[0, 2], ids=["f32", "int8"])
+@pytest.fixture(params=[0, 2, "Q4_K", "Q8_0", "F16"])
 def transformer(request, tmp_path, rng, isa):
-    path = tmp_path / "model.bin"
-    checkpoints.write(path, SHAPE, checkpoints.random_weights(rng, SHAPE), version=request.param)
+    """llama2.c's versions 0 (f32) and 2 (int8 groups), and GGUF's types by their numeric paths."""
+    path = tmp_path / "model"
+    if isinstance(request.param, str):
+        ggufs.write(path, SHAPE, ggufs.random_tensors(rng, SHAPE, request.param))
+    else:
+        checkpoints.write(path, SHAPE, checkpoints.random_weights(rng, SHAPE), version=request.param)
     return Transformer(str(path), isa=isa)
 
 

@@ -17,7 +17,7 @@ from llama2c._core import FormatError, Tokenizer, UnsupportedError
 from llama2c.formats.sentencepiece_model import TokenTable, read_sentencepiece
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
-KINDS = ["bin", "model"]
+KINDS = ["bin", "model", "gguf"]
 
 # ---- SentencePiece models made here ----
 
@@ -83,6 +83,8 @@ def from_proto(proto: bytes, folder: Path) -> Tokenizer:
 
 @functools.cache
 def llama2(data: Path, kind: str) -> Tokenizer:
+    if kind == "gguf":
+        return Tokenizer.from_gguf(data / "tokenizers" / "ggml-vocab-llama-spm.gguf")
     path = data / "tokenizers" / "llama2" / f"tokenizer.{kind}"
     return Tokenizer.from_bin(path.read_bytes()) if kind == "bin" else from_table(read_sentencepiece(path))
 

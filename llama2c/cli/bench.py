@@ -46,7 +46,7 @@ def add(commands: Any) -> None:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_argument("checkpoint", metavar="CKPT", help="the model: a llama2.c .bin file")
+    command.add_argument("checkpoint", metavar="CKPT", help="the model: a GGUF file or a llama2.c .bin file")
     command.add_argument(
         "-p",
         dest="prompts",

@@ -7,11 +7,13 @@ import platform
 from typing import Any
 
 from llama2c import __version__
-from llama2c._core import available_isas, batch_bytes, chosen_isa, read_config, session_bytes
+from llama2c._core import available_isas, batch_bytes, chosen_isa, is_gguf, read_config, read_gguf, session_bytes
 from llama2c.threads import default_threads
 from llama2c.tokenizers import candidates
 
 CHUNK = 256  # prompt rows of a step, the default of Session
+SHOWN = 6  # elements of an array in a GGUF file's metadata
+WIDTH = 60  # characters of a value there
 
 
 def add(commands: Any) -> None:
@@ -39,12 +41,8 @@ def gather_machine() -> dict[str, Any]:
 
 def parameter_count(config: dict[str, Any]) -> int:
     """Weights of a model of that shape."""
-    dim, hidden, kv_dim = (
-        config["dim"],
-        config["hidden_dim"],
-        config["n_kv_heads"] * config["head_dim"],
-    )
-    layer = 2 * dim * dim + 2 * dim * kv_dim + 3 * dim * hidden + 2 * dim
+    dim, hidden, head_dim = config["dim"], config["hidden_dim"], config["head_dim"]
+    layer = 2 * dim * head_dim * (config["n_heads"] + config["n_kv_heads"]) + 3 * dim * hidden + 2 * dim
     return int(config["n_layers"] * layer + dim + config["vocab_size"] * dim * (1 if config["tied"] else 2))
 
 
@@ -52,7 +50,12 @@ def gather_model(path: str) -> dict[str, Any]:
     """A model file: configuration and memory. Raises what read_config raises."""
     config = read_config(path)
     context = config["context"]
-    tokenizers = [str(p) for p in candidates(path, config["vocab_size"]) if p.is_file()]
+    header = read_gguf(path, longest=SHOWN) if is_gguf(path) else {}
+    tokenizers = (
+        [path]
+        if any(item["key"] == "tokenizer.ggml.tokens" for item in header.get("metadata", ()))
+        else [str(p) for p in candidates(path, config["vocab_size"]) if p.is_file()]
+    )
     return {
         "path": path,
         **config,
@@ -62,7 +65,29 @@ def gather_model(path: str) -> dict[str, Any]:
         "kv_bytes_per_1024_positions": session_bytes(path, 1024),
         "work_bytes": batch_bytes(path, min(CHUNK, context), default_threads()),
         "tokenizers_found": list(dict.fromkeys(tokenizers)),
+        **header,
     }
+
+
+def print_header(header: dict[str, Any]) -> None:
+    """The metadata and the tensors of a GGUF file."""
+    print(f"metadata ({len(header['metadata'])} entries)")
+    for item in header["metadata"]:
+        kind, value = item["type"], item["value"]
+        if kind == "ARRAY":
+            kind = f"{item['element']}[{item['count']}]"
+            value = ", ".join(map(short, value)) + (", ..." if item["count"] > len(value) else "")
+        print(f"  {item['key']:<44} {kind:<16} {value if item['type'] == 'ARRAY' else short(value)}")
+    print(f"tensors ({len(header['tensors'])})")
+    for tensor in header["tensors"]:
+        shape = " x ".join(map(str, tensor["shape"]))
+        print(f"  {tensor['name']:<28} {tensor['type']:<8} {shape:>16} {size(tensor['bytes']):>12}")
+
+
+def short(value: object) -> str:
+    """A value on one line, not too long."""
+    text = " ".join(repr(value).split()) if isinstance(value, str) else str(value)
+    return text if len(text) <= WIDTH else text[: WIDTH - 3] + "..."
 
 
 def size(count: float) -> str:
@@ -84,7 +109,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.checkpoint is not None:
         m = report["model"]
-        print(f"{m['path']}: {m['format']}, {m['parameters']:,} parameters, {m['weight_type']} weights")
+        print(f"{m['path']}: {m['format']}, {m['parameters']:,} parameters, mostly {m['weight_type']}")
         print(
             f"  dim {m['dim']}, hidden_dim {m['hidden_dim']}, layers {m['n_layers']}, heads {m['n_heads']}",
             end="",
@@ -102,6 +127,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"  keys and values, full context    {size(m['kv_bytes_full_context']):>12}")
         print(f"    per 1024 positions             {size(m['kv_bytes_per_1024_positions']):>12}")
         print(f"  work space, prompts by {CHUNK}       {size(m['work_bytes']):>12}")
+        if "metadata" in m:
+            print_header(m)
     machine = report["machine"]
     print(f"llama2c {machine['version']} on {machine['platform']}")
     print(f"  instruction-set levels: {', '.join(machine['isas'])}; chosen: {machine['isa']}")

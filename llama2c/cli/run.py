@@ -18,11 +18,11 @@ examples:
   llama2c run stories15M.bin                                 a story
   llama2c run stories15M.bin "One day, Lily" -t 0.8 -n 100   continue a text
   llama2c run stories15M.bin -t 0                            always the most probable token
-  llama2c run llama2_7b_chat.bin -m chat -y "Be brief."      a conversation
+  llama2c run llama-2-7b-chat.Q4_K_M.gguf -m chat            a conversation
 
-The tokenizer is looked for beside the checkpoint and in the current directory: tokenizer.bin, tok<size>.bin,
-tokenizer.model, tok<size>.model. The same seed gives the same text, on any number of threads and any instruction set
-of one machine.
+A GGUF file has its tokenizer. For a .bin file it is looked for beside it and in the current directory: tokenizer.bin,
+tok<size>.bin, tokenizer.model, tok<size>.model. The same seed gives the same text, on any number of
+threads and any instruction set of one machine.
 """
 
 
@@ -31,11 +31,11 @@ def add(commands: Any) -> None:
     command = commands.add_parser(
         "run",
         help="generate text, or chat",
-        description="Generate text with a llama2.c checkpoint, or chat with it.",
+        description="Generate text with a model, or chat with it.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_argument("checkpoint", metavar="CKPT", nargs="?", help="the model: a llama2.c .bin file")
+    command.add_argument("checkpoint", metavar="CKPT", nargs="?", help="the model: a GGUF file or a llama2.c .bin file")
     command.add_argument("text", metavar="PROMPT", nargs="?", help="text to continue; the same as -i")
     command.add_argument(
         "-t",
@@ -69,7 +69,12 @@ def add(commands: Any) -> None:
         help="positions to fill, the prompt's among them; 0: the whole context (default: 256; chat: 0)",
     )
     command.add_argument("-i", "--prompt", metavar="TEXT", help="text to continue; in chat the first message")
-    command.add_argument("-z", "--tokenizer", metavar="FILE", help="tokenizer.bin, SentencePiece or Llama 3 .model")
+    command.add_argument(
+        "-z",
+        "--tokenizer",
+        metavar="FILE",
+        help="tokenizer.bin, SentencePiece or Llama 3 .model, or GGUF",
+    )
     command.add_argument(
         "-m",
         "--mode",

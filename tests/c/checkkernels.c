@@ -33,26 +33,88 @@ typedef struct size_case {
 } size_case;
 
 static float in_x[BIG], in_w[BIG], in_pages[BIG * 2], panel[L2C_PANEL_FLOATS + 16];
+static uint8_t in_blocks[BIG * 4];
 static float scratch[ATT_HEADS * (L2C_KV_CHUNK + 2 * 80 + 4) + 16];
 static int8_t in_q[BIG], q_values[MAX_M * 768];
 static int32_t q_bias[MAX_M * 192];
-static float q_scales[MAX_M * 256];
+static float q_scales[MAX_M * 256], q_lanes[MAX_M * 3 * L2C_SUPER_LANES];
 
 static float *aligned(float *p) {
     return (float *)(((uintptr_t)p + 63) / 64 * 64);
 }
 
+static l2c_matrix f32_matrix(const size_case *c) {
+    return (l2c_matrix){(const uint8_t *)(in_w + c->offset), c->k * sizeof *in_w, c->k, l2c_type_of(L2C_TYPE_F32)};
+}
+
 static void run_dot_f32(const l2c_kernels *k, float *y, const size_case *c) {
-    k->dot_f32(y, c->n, in_x + c->offset, c->k + 3, in_w + c->offset, c->m, c->n, c->k, c->add);
+    const l2c_matrix w = f32_matrix(c);
+    k->dot_f32(y, c->n, in_x + c->offset, c->k + 3, &w, c->m, c->n, c->add);
 }
 
 static void run_gemm_f32(const l2c_kernels *k, float *y, const size_case *c) {
-    k->gemm_f32(y, c->n, in_x + c->offset, c->k + 3, in_w + c->offset, c->m, c->n, c->k, c->add, aligned(panel));
+    const l2c_matrix w = f32_matrix(c);
+    k->gemm_f32(y, c->n, in_x + c->offset, c->k + 3, &w, c->m, c->n, c->add, aligned(panel));
 }
+
+/* A matrix of random blocks of one type; rows that are no whole blocks are cut. */
+static l2c_matrix block_matrix(const l2c_type_info *type, const size_case *c) {
+    const size_t blocks = c->k / type->values;
+    return (l2c_matrix){in_blocks + c->offset, blocks * type->bytes, blocks * type->values, type};
+}
+
+static const l2c_type integer_types[] = {L2C_TYPE_Q4_0,   L2C_TYPE_Q4_1,   L2C_TYPE_Q5_0, L2C_TYPE_Q5_1, L2C_TYPE_Q8_0,
+                                         L2C_TYPE_Q2_K,   L2C_TYPE_Q3_K,   L2C_TYPE_Q4_K, L2C_TYPE_Q5_K, L2C_TYPE_Q6_K,
+                                         L2C_TYPE_IQ4_NL, L2C_TYPE_IQ4_XS, L2C_TYPE_TQ2_0};
+static const l2c_type other_types[] = {L2C_TYPE_F16, L2C_TYPE_BF16, L2C_TYPE_IQ3_S, L2C_TYPE_TQ1_0};
+
+enum {
+    INTEGER_TYPES = sizeof integer_types / sizeof *integer_types,
+    OTHER_TYPES = sizeof other_types / sizeof *other_types,
+};
+
+static size_t turn; /* which type is next */
 
 static l2c_q8_rows q8_rows(const size_case *c) {
     const size_t stride = (c->k + 63) / 64 * 64;
-    return (l2c_q8_rows){q_values, q_bias, q_scales, stride, stride / c->group + 2};
+    return (l2c_q8_rows){q_values, q_bias, q_scales, NULL, stride, stride / c->group + 2, 0};
+}
+
+static l2c_q8_rows block_rows(const size_case *c) {
+    const size_t supers = (c->k + L2C_SUPER - 1) / L2C_SUPER, stride = supers * L2C_SUPER;
+    return (l2c_q8_rows){q_values, q_bias, q_scales, q_lanes, stride, stride / 32 + 1, supers * L2C_SUPER_LANES};
+}
+
+static void run_quantize_blocks(const l2c_kernels *k, float *y, const size_case *c) {
+    const l2c_q8_rows q = block_rows(c);
+    const size_t width = c->k / 32 * 32;
+    for (size_t i = 0; i < c->m; i++) {
+        k->quantize_blocks(&q, i, in_x + c->offset + i * c->k, width);
+        for (size_t j = 0; j < c->n && j < q.lane_stride && width > 0; j++) {
+            y[i * c->n + j] = q_lanes[i * q.lane_stride + j] + (float)q_values[i * q.stride + j];
+        }
+    }
+}
+
+static void run_dot_quant(const l2c_kernels *k, float *y, const size_case *c) {
+    const l2c_matrix w = block_matrix(l2c_type_of(integer_types[turn % INTEGER_TYPES]), c);
+    const l2c_q8_rows q = block_rows(c);
+    for (size_t i = 0; i < c->m; i++) {
+        l2c_kernels_scalar.quantize_blocks(&q, i, in_x + c->offset + i * c->k, w.k);
+    }
+    k->dot_quant(y, c->n, &q, &w, c->m, c->n, c->add);
+}
+
+static void run_gemm_blocks(const l2c_kernels *k, float *y, const size_case *c) {
+    const size_t number = turn % (INTEGER_TYPES + OTHER_TYPES);
+    const l2c_type type = number < INTEGER_TYPES ? integer_types[number] : other_types[number - INTEGER_TYPES];
+    const l2c_matrix w = block_matrix(l2c_type_of(type), c);
+    k->gemm_f32(y, c->n, in_x + c->offset, c->k + 3, &w, c->m, c->n, c->add, aligned(panel));
+}
+
+static void run_dot_halves(const l2c_kernels *k, float *y, const size_case *c) {
+    const l2c_matrix w = block_matrix(l2c_type_of(other_types[turn % 2]), c);
+    k->dot_f32(y, c->n, in_x + c->offset, c->k + 3, &w, c->m, c->n, c->add);
 }
 
 static void run_quantize_q8(const l2c_kernels *k, float *y, const size_case *c) {
@@ -134,9 +196,11 @@ static const struct {
     const char *name;
     run_kernel *run;
 } checks[] = {
-    {"dot_f32", run_dot_f32}, {"gemm_f32", run_gemm_f32}, {"quantize_q8", run_quantize_q8}, {"dot_q8", run_dot_q8},
-    {"rmsnorm", run_rmsnorm}, {"rope", run_rope},         {"swiglu", run_swiglu},           {"softmax", run_softmax},
-    {"argmax", run_argmax},   {"attend", run_attend},
+    {"dot_f32", run_dot_f32},         {"gemm_f32", run_gemm_f32},     {"quantize_q8", run_quantize_q8},
+    {"dot_q8", run_dot_q8},           {"rmsnorm", run_rmsnorm},       {"rope", run_rope},
+    {"swiglu", run_swiglu},           {"softmax", run_softmax},       {"argmax", run_argmax},
+    {"attend", run_attend},           {"dot_quant", run_dot_quant},   {"quantize_blocks", run_quantize_blocks},
+    {"gemm_blocks", run_gemm_blocks}, {"dot_halves", run_dot_halves},
 };
 
 enum { CHECKS = sizeof checks / sizeof *checks };
@@ -151,6 +215,10 @@ static void fill(void) {
         in_pages[i] = uniform();
     }
     in_q[1] = -128;
+    /* any bits are blocks, but f16 and bf16 scales shall be finite: no exponent of ones */
+    for (size_t i = 0; i < sizeof in_blocks; i++) {
+        in_blocks[i] = (uint8_t)((uint8_t)(int8_t)(uniform() * 128.0f) & 0xbb);
+    }
 }
 
 static void run_guarded(run_kernel *run, const l2c_kernels *kernels, float *out, size_t size, const size_case *c) {
@@ -183,6 +251,7 @@ static size_t check(const l2c_kernels *kernels, uint64_t start) {
                 for (size_t k = 0; k < sizeof ks / sizeof *ks; k++, number++) {
                     const size_case c = {ms[m], ns[n], ks[k], groups[number % 6], number % 3, number % 2};
                     size_t at;
+                    turn = number;
                     run_guarded(checks[i].run, &l2c_kernels_scalar, expected, size, &c);
                     run_guarded(checks[i].run, kernels, got, size, &c);
                     if (!same_bits(expected, got, size, &at)) {
@@ -202,6 +271,7 @@ static size_t check(const l2c_kernels *kernels, uint64_t start) {
 
 static void time_all(void) {
     static float out[MAX_M * MAX_K + GUARD];
+    turn = 7; /* Q4_K */
     const size_case sizes[] = {{1, 64, 512, 64, 0, false}, {8, 64, 512, 64, 0, false}, {12, 64, 512, 32, 0, false}};
     printf("%-12s %-22s", "ns", "m n k group");
     for (size_t level = 0; l2c_isa_name(level); level++) {
