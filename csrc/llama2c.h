@@ -197,13 +197,12 @@ int l2c_tokenizer_create(l2c_tokenizer **out, const l2c_token_table *table, l2c_
 
 typedef struct l2c_bpe_table { /* byte-level BPE */
     int32_t count;
-    const char *const
-        *pieces;            /* [count] in GPT-2's alphabet of bytes, as GGUF has them; other types than normal as is */
-    const int32_t *lengths; /* [count] in bytes */
-    const uint8_t *types;   /* [count] l2c_token_type, none a byte */
+    const char *const *pieces; /* [count] in GPT-2's alphabet of bytes if normal, as in GGUF, else as they are */
+    const int32_t *lengths;    /* [count] in bytes */
+    const uint8_t *types;      /* [count] l2c_token_type, none a byte */
     int32_t n_merges;
-    const char *const *merges;    /* [n_merges] two pieces with a space between, what goes first first. NULL, as in
-                                     tiktoken's files: pieces are bytes, what joins to the lowest id goes first */
+    const char *const *merges;    /* [n_merges] two pieces with a space between, the first merge goes first. NULL, as
+                                     in tiktoken's files: pieces are bytes, what joins to the lowest id goes first */
     const int32_t *merge_lengths; /* [n_merges] in bytes */
     const char *pre;              /* pre-tokenizer: "gpt-2", "llama-bpe" ("llama3" is the same), "qwen2", "smollm" */
     int32_t bos, eos;             /* ids, -1 where there is none */
@@ -234,7 +233,8 @@ void l2c_ids_free(int32_t **ids);
 /* The bytes of one token: a piece as it stands, the byte of a byte token, nothing for a control token or an id out of
  * range. The pointer lives as long as the tokenizer. */
 const char *l2c_tokenizer_bytes(const l2c_tokenizer *tokenizer, int32_t id, size_t *size);
-/* The piece as the vocabulary spells it, its score and type. NULL for an id out of range. */
+/* The piece as the vocabulary spells it (byte-level BPE: the bytes that are meant), its score and type. NULL for an id
+ * out of range. */
 const char *l2c_tokenizer_piece(const l2c_tokenizer *tokenizer, int32_t id, size_t *size, float *score,
                                 l2c_token_type *type);
 /* Id of an exact piece of any type; -1 if none. */

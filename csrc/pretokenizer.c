@@ -1,5 +1,5 @@
 /* pretokenizer.c: the regular expressions of published tokenizers, written out as scanners. Each is the first
- * alternative that matches, and the alternatives cover all text; a byte that is no UTF-8 is of no class, as a symbol is.
+ * alternative that matches, and together they cover all text; a byte that is no UTF-8 counts as a symbol, of no class.
  *
  *   gpt-2      's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
  *   smollm     first every \p{N} for itself, then gpt-2 in what lies between

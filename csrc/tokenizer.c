@@ -202,6 +202,7 @@ void l2c_tokenizer_free(l2c_tokenizer **tokenizer) {
         free((*tokenizer)->tokens);
         free((*tokenizer)->slots);
         free((*tokenizer)->merges);
+        free((*tokenizer)->merge_slots);
         free((*tokenizer)->text);
         free(*tokenizer);
         *tokenizer = NULL;

@@ -27,9 +27,8 @@ typedef struct l2c_token_slot {
 } l2c_token_slot;
 
 typedef struct l2c_merge {
-    int32_t left, right; /* ids */
+    int32_t left, right; /* ids, -1 for what is no normal piece */
     int32_t id;          /* what they join to */
-    uint32_t order;      /* the greater goes first; 0: a free slot */
 } l2c_merge;
 
 struct l2c_tokenizer {
@@ -45,7 +44,8 @@ struct l2c_tokenizer {
     size_t longest_special; /* of the longest L2C_TOKEN_USER_DEFINED or L2C_TOKEN_CONTROL piece */
     size_t slot_mask, merge_mask;
     l2c_token_slot *slots;      /* [slot_mask + 1], at most half full */
-    l2c_merge *merges;          /* [merge_mask + 1], at most two thirds full; NULL: what spells a piece joins to it */
+    l2c_merge *merges;          /* [n_merges], the first goes first; NULL: what spells a piece joins to it */
+    int32_t *merge_slots;       /* [merge_mask + 1], at most two thirds full: rank + 1 of a merge; 0: free */
     l2c_token *tokens;          /* [count] */
     char *text;                 /* all pieces, end to end */
     int32_t byte_ids[256];      /* -1 where there is no such byte token, or piece of that byte in byte-level BPE */
@@ -65,10 +65,19 @@ static inline uint64_t l2c_hash_bytes(uint64_t hash, const char *bytes, size_t s
     return hash;
 }
 
-/* First slot of a pair of ids. */
-static inline size_t l2c_merge_slot(const l2c_tokenizer *tokenizer, int32_t left, int32_t right) {
+/* The slot of a pair's merge, or the free one where it belongs. */
+static inline int32_t *l2c_merge_slot(const l2c_tokenizer *tokenizer, int32_t left, int32_t right) {
     const uint64_t pair = (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
-    return (size_t)((pair * 0x9E3779B97F4A7C15u) >> 32) & tokenizer->merge_mask;
+    for (size_t at = (size_t)((pair * 0x9E3779B97F4A7C15u) >> 32);; at++) {
+        int32_t *slot = &tokenizer->merge_slots[at & tokenizer->merge_mask];
+        if (*slot == 0) {
+            return slot;
+        }
+        const l2c_merge *found = &tokenizer->merges[*slot - 1];
+        if (found->left == left && found->right == right) {
+            return slot;
+        }
+    }
 }
 
 /* Id of a piece; -1 if none. `matched`: among those that text can become, else among the others. A text that spells

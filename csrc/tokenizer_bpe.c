@@ -24,8 +24,8 @@ static int32_t byte_of(uint32_t point) {
 static int unspell(char *out, size_t *size, const char *spelling, size_t length) {
     *size = 0;
     for (size_t at = 0; at < length;) {
-        uint32_t point;
-        at += l2c_utf8_decode(&point, spelling + at, length - at);
+        uint32_t point = (uint8_t)spelling[at];
+        at += point < 0x80 ? 1 : l2c_utf8_decode(&point, spelling + at, length - at);
         const int32_t value = byte_of(point);
         if (value < 0) {
             return -1;
@@ -78,20 +78,23 @@ static int find(const l2c_tokenizer *t, int32_t *id, const char *piece, size_t s
     return *id >= 0 || l2c_tokenizer_match(t, hash, piece, size, false) >= 0 ? 0 : -1;
 }
 
-/* Of equal pairs the first counts. */
-static void add_merge(l2c_tokenizer *t, const l2c_merge *merge) {
-    size_t at = l2c_merge_slot(t, merge->left, merge->right);
-    for (; t->merges[at].order != 0; at = (at + 1) & t->merge_mask) {
-        if (t->merges[at].left == merge->left && t->merges[at].right == merge->right) {
-            return;
+/* The same for what a merge joins to. Files list merges mostly by that: the id before, or the next one, is likely. */
+static int find_joined(const l2c_tokenizer *t, int32_t *id, int32_t before, const char *piece, size_t size) {
+    for (*id = before; *id >= 0 && *id < t->count && *id <= before + 1; ++*id) {
+        const l2c_token *token = &t->tokens[*id];
+        if (token->type == L2C_TOKEN_NORMAL && (size_t)token->length == size &&
+            memcmp(token->piece, piece, size) == 0) {
+            return 0;
         }
     }
-    t->merges[at] = *merge;
+    return find(t, id, piece, size);
 }
 
 /* `scratch` has room for the longest merge. */
-static int add_merges(l2c_tokenizer *t, char *scratch, const l2c_bpe_table *table, l2c_error *error) {
+static int read_merges(l2c_tokenizer *t, char *scratch, const l2c_bpe_table *table, l2c_error *error) {
+    int32_t before = -1;
     for (int32_t rank = 0; rank < table->n_merges; rank++) {
+        l2c_merge *merge = &t->merges[rank];
         const char *spelling = table->merges[rank];
         const size_t length = (size_t)table->merge_lengths[rank];
         const char *gap = length > 0 ? memchr(spelling, ' ', length) : NULL;
@@ -103,20 +106,28 @@ static int add_merges(l2c_tokenizer *t, char *scratch, const l2c_bpe_table *tabl
                             "merge %d: expected two pieces in GPT-2's alphabet of bytes with a space between them",
                             rank);
         }
-        l2c_merge merge = {.order = ~(uint32_t)rank};
-        const char *missing = find(t, &merge.left, scratch, left) < 0            ? "its left part"
-                              : find(t, &merge.right, scratch + left, right) < 0 ? "its right part"
-                              : find(t, &merge.id, scratch, left + right) < 0    ? "what it joins to"
-                                                                                 : NULL;
+        const char *missing = find(t, &merge->left, scratch, left) < 0                        ? "its left part"
+                              : find(t, &merge->right, scratch + left, right) < 0             ? "its right part"
+                              : find_joined(t, &merge->id, before, scratch, left + right) < 0 ? "what it joins to"
+                                                                                              : NULL;
         if (missing) {
             return l2c_fail(error, L2C_ERROR_FORMAT, "merge %d: %s is no piece of the vocabulary", rank, missing);
         }
-        /* A piece of another type is cut out of text, or comes from none: there is nothing to merge. */
-        if (merge.left >= 0 && merge.right >= 0 && merge.id >= 0) {
-            add_merge(t, &merge);
-        }
+        before = merge->id;
     }
     return L2C_OK;
+}
+
+/* Of equal pairs the first counts. A pair with a piece of another type than normal is never met in a text, and what
+ * joins to one was cut out of it. */
+static void index_merges(l2c_tokenizer *t, int32_t n_merges) {
+    for (int32_t rank = 0; rank < n_merges; rank++) {
+        const l2c_merge *merge = &t->merges[rank];
+        if (merge->left >= 0 && merge->right >= 0 && merge->id >= 0) {
+            int32_t *slot = l2c_merge_slot(t, merge->left, merge->right);
+            *slot = *slot ? *slot : rank + 1;
+        }
+    }
 }
 
 static int take_merges(l2c_tokenizer *t, const l2c_bpe_table *table, l2c_error *error) {
@@ -135,11 +146,18 @@ static int take_merges(l2c_tokenizer *t, const l2c_bpe_table *table, l2c_error *
         slots *= 2;
     }
     t->merge_mask = slots - 1;
-    t->merges = calloc(slots, sizeof *t->merges);
+    t->merge_slots = calloc(slots, sizeof *t->merge_slots);
+    t->merges = malloc(((size_t)table->n_merges + 1) * sizeof *t->merges);
     char *scratch = malloc(longest + 1);
-    const int status = t->merges && scratch ? add_merges(t, scratch, table, error)
-                                            : l2c_fail(error, L2C_ERROR_MEMORY,
-                                                       "out of memory for a vocabulary of %d merges", table->n_merges);
+    int status = L2C_OK;
+    if (!t->merge_slots || !t->merges || !scratch) {
+        status = l2c_fail(error, L2C_ERROR_MEMORY, "out of memory for a vocabulary of %d merges", table->n_merges);
+    } else {
+        status = read_merges(t, scratch, table, error);
+    }
+    if (status == L2C_OK) {
+        index_merges(t, table->n_merges);
+    }
     free(scratch);
     return status;
 }

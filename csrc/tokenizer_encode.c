@@ -116,13 +116,9 @@ static candidate heap_pop(encoder *e) {
 /* Id of what two neighbours join to, the first at `text`, and its order; -1 if they do not. */
 static int32_t joined(const l2c_tokenizer *t, const char *text, const symbol *a, const symbol *b, uint32_t *order) {
     if (t->merges) {
-        for (size_t at = l2c_merge_slot(t, a->id, b->id); t->merges[at].order != 0; at = (at + 1) & t->merge_mask) {
-            if (t->merges[at].left == a->id && t->merges[at].right == b->id) {
-                *order = t->merges[at].order;
-                return t->merges[at].id;
-            }
-        }
-        return -1;
+        const int32_t rank = *l2c_merge_slot(t, a->id, b->id) - 1;
+        *order = ~(uint32_t)rank;
+        return rank < 0 ? -1 : t->merges[rank].id;
     }
     const uint32_t size = a->size + b->size;
     if (size > t->longest || has_type(t, a->id, L2C_TOKEN_USER_DEFINED) || has_type(t, b->id, L2C_TOKEN_USER_DEFINED)) {

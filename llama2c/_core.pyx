@@ -1018,7 +1018,7 @@ cdef class Tokenizer:
         return data[:size] if size else b""
 
     def piece(self, int32_t token):
-        """(piece, score, type) of a token as the vocabulary has it. Raises IndexError."""
+        """(piece, score, type) of a token as the vocabulary has it, a byte-level piece as bytes. Raises IndexError."""
         cdef size_t size = 0
         cdef float score = 0
         cdef l2c_token_type kind = L2C_TOKEN_NORMAL

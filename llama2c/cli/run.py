@@ -73,7 +73,7 @@ def add(commands: Any) -> None:
         "-z",
         "--tokenizer",
         metavar="FILE",
-        help="tokenizer.bin, SentencePiece .model or GGUF",
+        help="tokenizer.bin, SentencePiece or Llama 3 .model, or GGUF",
     )
     command.add_argument(
         "-m",
