@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from llama2c._core import ContextError, Sampler
+from llama2c._core import ContextError, Sampler, UnsupportedError, read_gguf
 from llama2c.generation import random_seed
 from llama2c.text import TextDecoder
 
@@ -19,11 +19,21 @@ def render_turn(user: str, system: str = "") -> str:
     return f"[INST] {user} [/INST]"
 
 
+def check_template(llm: "Llama") -> None:
+    """Raises UnsupportedError for a GGUF file whose own chat template is not of Llama 2's kind."""
+    if not llm.config.format.startswith("GGUF"):
+        return
+    for item in read_gguf(llm.path, longest=0)["metadata"]:
+        if item["key"] == "tokenizer.chat_template" and "[INST]" not in str(item["value"]):
+            raise UnsupportedError(f"{llm.path}: its chat template is not of Llama 2's kind, [INST] ... [/INST]")
+
+
 class Conversation:
     """Turns of a chat on one session.
 
     A seed gives llama2.c's answers: like its chat loop, this draws one random number for every position, also those of
-    the prompt. When the context is full, `reply` raises ContextError; `clear` begins anew.
+    the prompt. When the context is full, `reply` raises ContextError; `clear` begins anew. Raises UnsupportedError for a
+    GGUF file whose own template is of another kind.
     """
 
     def __init__(
@@ -36,6 +46,7 @@ class Conversation:
         seed: int | None = None,
         context: int | None = None,
     ) -> None:
+        check_template(llm)
         self.llm = llm
         self.system = system
         self.seed = random_seed() if seed is None else seed

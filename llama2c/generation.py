@@ -73,11 +73,10 @@ def random_seed() -> int:
 
 def prompt_ids(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
     """The ids of a prompt: a text gets BOS in front, where the tokenizer has it so; ids are taken as they are."""
-    if isinstance(prompt, (str, bytes)):
-        return tokenizer.encode(prompt)
-    if len(prompt) == 0:
+    ids = tokenizer.encode(prompt) if isinstance(prompt, (str, bytes)) else [operator.index(token) for token in prompt]
+    if not ids:
         raise ValueError("the prompt has no tokens: expected at least 1")
-    return [operator.index(token) for token in prompt]
+    return ids
 
 
 class _Run:

@@ -1,7 +1,9 @@
 """Conversations: the template, the keys and values kept from turn to turn, llama2.c's random numbers."""
 
+import ggufs
 import numpy as np
 import pytest
+from oracle import Shape
 
 import llama2c
 from llama2c.chat import Conversation, render_turn
@@ -125,3 +127,24 @@ def test_eos_is_seen_by_the_next_turn(llm, monkeypatch):
     chat.session, chat.sampler = Recorder(), script
     assert len(list(chat.reply("Hi"))) == 3  # two tokens and the decoder's rest
     assert taken[-3:] == eos_after
+
+
+def test_other_templates_are_refused(tmp_path, rng):
+    """A model that was trained on another form would answer nonsense to this one."""
+    shape = Shape(32, 64, 1, 2, 1, 8, 64)
+    vocabulary = {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": ["<unk>", "<s>", "</s>", "a", "b", "\u2581", "ab", "[INST]"],
+        "tokenizer.ggml.scores": [0.0] * 8,
+        "tokenizer.ggml.token_type": [2, 3, 3, 1, 1, 1, 1, 1],
+        "tokenizer.ggml.unknown_token_id": 0,
+    }
+    for template, fits in ((None, True), ("{{ '[INST] ' }}", True), ("{{ '<|eot_id|>' }}", False)):
+        metadata = {**vocabulary, "tokenizer.chat_template": template}
+        ggufs.write(tmp_path / "model.gguf", shape, ggufs.random_tensors(rng, shape, "F32"), metadata=metadata)
+        llm = llama2c.load(tmp_path / "model.gguf")
+        if fits:
+            Conversation(llm)
+        else:
+            with pytest.raises(llama2c.UnsupportedError, match="not of Llama 2's kind"):
+                Conversation(llm)

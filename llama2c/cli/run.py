@@ -8,9 +8,10 @@ from typing import Any
 
 from llama2c._core import Sampler, Tokenizer
 from llama2c.cli import add_engine_options, add_threads, finite, integer
+from llama2c.generation import prompt_ids
 from llama2c.text import TextDecoder
 
-BOS = 1  # llama2.c ends a text there, whatever the tokenizer says
+LLAMA2C_END = 1  # llama2.c ends a text at this token, whatever the tokenizer says
 FLUSH_SECONDS = 0.02  # a reader of a pipe sees text at least that often
 
 EPILOG = """\
@@ -157,8 +158,16 @@ def printable(tokenizer: Tokenizer, token: int) -> bytes:
     return data
 
 
+def ends_of(llm: Any) -> frozenset[int]:
+    """The tokens that end a text: llama2.c's one for its own files, else the tokenizer's BOS and EOS."""
+    if llm.config.format.startswith("llama2.c"):
+        return frozenset((LLAMA2C_END,))
+    return frozenset((llm.tokenizer.bos, llm.tokenizer.eos)) - {-1}
+
+
 def _tokens(llm: Any, ids: list[int], steps: int, sampler: Sampler, started: Callable[[], None]) -> Iterator[int]:
-    """The tokens after BOS that llama2.c's loop prints: the prompt's, then sampled ones, `steps` at most."""
+    """The tokens that llama2.c's loop prints: the prompt's after BOS, then sampled ones, `steps` positions at most."""
+    ends = ends_of(llm)
     taken = ids[:steps]
     session = llm.session(context=steps)
     if len(ids) > 1:
@@ -166,23 +175,23 @@ def _tokens(llm: Any, ids: list[int], steps: int, sampler: Sampler, started: Cal
     logits = session.prefill(taken)
     if len(ids) == 1:
         started()
-    yield from ids[1 : steps + 1]
+    yield from ids[1 if ids[0] == llm.tokenizer.bos else 0 : steps + 1]
     if len(ids) > steps:
         return
     token = sampler.sample(logits)
     for _ in range(steps - len(ids)):
-        if token == BOS:
+        if token in ends:
             return
         yield token
         token = session.step_sample(token, sampler)
-    if token != BOS:
+    if token not in ends:
         yield token
 
 
 def _generate(llm: Any, prompt: str, steps: int, settings: dict[str, Any]) -> int:
     steps = steps if 0 < steps <= llm.context else llm.context
     tokenizer = llm.tokenizer
-    ids = tokenizer.encode(prompt)
+    ids = prompt_ids(tokenizer, prompt)
     sampler = Sampler(llm.config.vocab_size, isa=llm.isa, **settings)
     decoder = TextDecoder(strip_space=tokenizer.add_space_prefix)
     start = 0.0
