@@ -32,8 +32,8 @@ class Conversation:
     """Turns of a chat on one session.
 
     A seed gives llama2.c's answers: like its chat loop, this draws one random number for every position, also those of
-    the prompt. When the context is full, `reply` raises ContextError; `clear` begins anew. Raises UnsupportedError for a
-    GGUF file whose own template is of another kind.
+    the prompt. When the context is full, `reply` raises ContextError; `clear` begins anew. A GGUF file whose template
+    is not of this kind raises UnsupportedError.
     """
 
     def __init__(

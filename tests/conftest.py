@@ -61,8 +61,11 @@ def rng() -> Rng:
     return Rng(int(os.environ.get("LLAMA2C_TEST_SEED") or secrets.randbits(32)))
 
 
-@pytest.fixture(params=llama2c.available_isas())
+FORCED = os.environ.get("LLAMA2C_ISA")
+
+
+@pytest.fixture(params=[FORCED] if FORCED else llama2c.available_isas())
 def isa(request: pytest.FixtureRequest) -> str:
-    """Each instruction-set level that this machine runs."""
+    """Each instruction-set level that this machine runs; LLAMA2C_ISA alone where it is set."""
     level: str = request.param
     return level
