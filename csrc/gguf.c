@@ -74,10 +74,6 @@ static bool take_text(cursor *c, l2c_text *out, uint64_t most, const char *what)
     return out->bytes;
 }
 
-static int length_for_print(l2c_text text) {
-    return text.size < 80 ? (int)text.size : 80;
-}
-
 static bool take_elements(cursor *c, l2c_gguf_value *v) {
     v->data = c->bytes + c->at;
     if (v->element == L2C_GGUF_STRING) {
@@ -92,7 +88,7 @@ static bool take_elements(cursor *c, l2c_gguf_value *v) {
     const size_t width = type_bytes[v->element];
     if (v->count > (c->size - c->at) / width) {
         l2c_fail(c->error, L2C_ERROR_FORMAT, "offset %zu: key %.*s claims %zu elements of %s, but the file ends before",
-                 c->at, length_for_print(v->key), v->key.bytes, v->count, type_names[v->element]);
+                 c->at, l2c_shown(v->key), v->key.bytes, v->count, type_names[v->element]);
         return false;
     }
     for (size_t i = 0; v->element == L2C_GGUF_BOOL && i < v->count; i++) {
@@ -112,7 +108,7 @@ static bool take_type(cursor *c, l2c_gguf_type *out, const l2c_gguf_value *v) {
     }
     if (number >= TYPES) {
         l2c_fail(c->error, L2C_ERROR_FORMAT, "offset %zu: key %.*s is of type %lu, expected 0 to %d", c->at - 4,
-                 length_for_print(v->key), v->key.bytes, (unsigned long)number, TYPES - 1);
+                 l2c_shown(v->key), v->key.bytes, (unsigned long)number, TYPES - 1);
         return false;
     }
     *out = (l2c_gguf_type)number;
@@ -131,7 +127,7 @@ static bool take_value(cursor *c, l2c_gguf_value *v) {
         }
         if (v->element == L2C_GGUF_ARRAY) {
             l2c_fail(c->error, L2C_ERROR_UNSUPPORTED, "offset %zu: key %.*s is an array of arrays", c->at - 12,
-                     length_for_print(v->key), v->key.bytes);
+                     l2c_shown(v->key), v->key.bytes);
             return false;
         }
     }
@@ -147,7 +143,7 @@ static bool take_value(cursor *c, l2c_gguf_value *v) {
 }
 
 static int fail_tensor(const cursor *c, const l2c_gguf_tensor *t, const char *what, uint64_t value) {
-    return l2c_fail(c->error, L2C_ERROR_FORMAT, "offset %zu: tensor %.*s: %s %llu", c->at, length_for_print(t->name),
+    return l2c_fail(c->error, L2C_ERROR_FORMAT, "offset %zu: tensor %.*s: %s %llu", c->at, l2c_shown(t->name),
                     t->name.bytes, what, (unsigned long long)value);
 }
 
@@ -209,8 +205,8 @@ static bool place_tensors(cursor *c, l2c_gguf *g) {
         if (t->offset > room || t->bytes > room - t->offset) {
             l2c_fail(c->error, L2C_ERROR_FORMAT,
                      "tensor %.*s: %llu bytes at offset %llu of the data, of which the file has %zu: not all of it",
-                     length_for_print(t->name), t->name.bytes, (unsigned long long)t->bytes,
-                     (unsigned long long)t->offset, room);
+                     l2c_shown(t->name), t->name.bytes, (unsigned long long)t->bytes, (unsigned long long)t->offset,
+                     room);
             return false;
         }
         t->data = c->bytes + start + (size_t)t->offset;

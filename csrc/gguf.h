@@ -30,6 +30,11 @@ typedef struct l2c_text {
     size_t size;
 } l2c_text;
 
+/* Its size for "%.*s" in a message of limited length. */
+static inline int l2c_shown(l2c_text text) {
+    return text.size < 80 ? (int)text.size : 80;
+}
+
 typedef struct l2c_gguf_value {
     l2c_text key;
     l2c_gguf_type type;    /* L2C_GGUF_ARRAY: elements of type `element` */

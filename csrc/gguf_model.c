@@ -10,10 +10,6 @@
 
 enum { MAX_LAYERS = 1 << 16, MAX_PARTS = 1 << 12 };
 
-static int length_for_print(l2c_text text) {
-    return text.size < 80 ? (int)text.size : 80;
-}
-
 int l2c_gguf_parts(size_t *n_parts, size_t *part, const l2c_gguf *gguf, l2c_error *error) {
     int64_t count = 1, own = 0;
     int status = l2c_gguf_integer(gguf, "split.count", 0, MAX_PARTS, &count, error);
@@ -57,7 +53,7 @@ static int check_architecture(const l2c_gguf *g, l2c_error *error) {
     }
     if (status == L2C_OK && !l2c_text_is(architecture, "llama")) {
         return l2c_fail(error, L2C_ERROR_UNSUPPORTED, "general.architecture is \"%.*s\"; \"llama\" is supported",
-                        length_for_print(architecture), architecture.bytes);
+                        l2c_shown(architecture), architecture.bytes);
     }
     return status;
 }
@@ -90,7 +86,7 @@ static int refuse_others(const l2c_gguf *g, const l2c_config *c, l2c_error *erro
     if (!l2c_text_is(scaling, "none") && !l2c_text_is(scaling, "linear")) {
         return l2c_fail(error, L2C_ERROR_UNSUPPORTED,
                         "llama.rope.scaling.type is \"%.*s\"; \"none\" and \"linear\" are supported",
-                        length_for_print(scaling), scaling.bytes);
+                        l2c_shown(scaling), scaling.bytes);
     }
     return L2C_OK;
 }
@@ -173,8 +169,7 @@ static int read_tensors(const l2c_gguf *parts, size_t n_parts, l2c_config *c, l2
             if (!info || !info->dequantize) {
                 char name[24];
                 return l2c_fail(error, L2C_ERROR_UNSUPPORTED, "tensor %.*s is of type %s; supported are %s",
-                                length_for_print(t->name), t->name.bytes, l2c_type_name(t->type, name),
-                                l2c_type_names());
+                                l2c_shown(t->name), t->name.bytes, l2c_type_name(t->type, name), l2c_type_names());
             }
             c->blocks |= info->integer && t->n_dims == 2;
             bytes[t->type] += t->bytes;
@@ -238,7 +233,7 @@ static bool is_norm(l2c_tensor_role role) {
 static int place(l2c_model *m, const l2c_gguf_tensor *t, l2c_error *error) {
     size_t layer, rows, cols;
     const l2c_tensor_role role = role_of(t->name, &layer);
-    const int shown = length_for_print(t->name);
+    const int shown = l2c_shown(t->name);
     if (role == L2C_TENSOR_ROLES) {
         return l2c_fail(error, L2C_ERROR_UNSUPPORTED, "tensor %.*s is none that a Llama has here", shown,
                         t->name.bytes);

@@ -40,8 +40,8 @@ static int read_vocabulary(vocabulary *v, const l2c_gguf *g, l2c_error *error) {
     v->byte_level = l2c_text_is(v->model, "gpt2");
     if (!v->byte_level && !l2c_text_is(v->model, "llama")) {
         return l2c_fail(error, L2C_ERROR_UNSUPPORTED,
-                        "tokenizer.ggml.model is \"%.*s\"; \"llama\" and \"gpt2\" are supported",
-                        v->model.size < 80 ? (int)v->model.size : 80, v->model.bytes);
+                        "tokenizer.ggml.model is \"%.*s\"; \"llama\" and \"gpt2\" are supported", l2c_shown(v->model),
+                        v->model.bytes);
     }
     if (v->byte_level && !v->merges) {
         return l2c_fail(error, L2C_ERROR_FORMAT, "key tokenizer.ggml.merges is missing");
