@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import llama2c
+from llama2c import _core
 
 # dim, hidden, layers, heads, kv heads, vocabulary, context
 SHAPES = {"stories260k": (64, 172, 5, 8, 4, 512, 512), "stories15m": (288, 768, 6, 6, 6, 32000, 512)}
@@ -116,3 +117,12 @@ def test_encode(benchmark):
     tokenizer = byte_tokenizer()
     text = "the quick brown fox jumps over the lazy dog " * 200
     benchmark(tokenizer.encode, text)
+
+
+@pytest.mark.parametrize("name", ["Q8_0", "Q4_0", "Q4_K", "Q6_K"])
+def test_quantize_rows(benchmark, name):
+    """A million weights on one core."""
+    quantize_rows = getattr(_core, "quantize_rows", None)
+    if quantize_rows is None:
+        pytest.skip("the base has no quantiser")
+    benchmark(quantize_rows, np.random.default_rng(0).standard_normal((256, 4096), dtype=np.float32), name)

@@ -283,6 +283,15 @@ const l2c_type_info *l2c_type_of(uint32_t number) {
     return NULL;
 }
 
+const l2c_type_info *l2c_type_named(const char *name) {
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+        if (strcmp(types[i].name, name) == 0) {
+            return &types[i];
+        }
+    }
+    return NULL;
+}
+
 const char *l2c_type_name(uint32_t number, char unknown[24]) {
     static const char *const names[] = {
         "F32",    "F16",     "Q4_0",    "Q4_1",    "type 4", "type 5", "Q5_0",    "Q5_1",    "Q8_0",    "Q8_1",

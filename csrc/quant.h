@@ -59,6 +59,8 @@ typedef struct l2c_type_info {
 
 /* NULL for a number that is no type this build computes. */
 const l2c_type_info *l2c_type_of(uint32_t number);
+/* The same by name. */
+const l2c_type_info *l2c_type_named(const char *name);
 /* GGUF's name of any of its types, "type <number>" into `unknown` for one that it does not have. */
 const char *l2c_type_name(uint32_t number, char unknown[24]);
 /* Names of all types that a GGUF file may hold here, with commas between. */

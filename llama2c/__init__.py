@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from llama2c.generation import Generation, Piece, Timings
     from llama2c.generation import generate_once as generate
     from llama2c.model import Config, Llama, load
+    from llama2c.quantization import Quantization, QuantizedTensor, quantize
     from llama2c.scoring import Perplexity, Score, perplexity
     from llama2c.tokenizers import load_tokenizer
 
@@ -53,6 +54,8 @@ __all__ = [
     "Llama",
     "Perplexity",
     "Piece",
+    "Quantization",
+    "QuantizedTensor",
     "Sampler",
     "Score",
     "Session",
@@ -66,6 +69,7 @@ __all__ = [
     "load",
     "load_tokenizer",
     "perplexity",
+    "quantize",
 ]
 
 # Names that are looked up when first used: importing llama2c stays cheap.
@@ -76,6 +80,8 @@ _LAZY = {
     "Llama": ("model", "Llama"),
     "Perplexity": ("scoring", "Perplexity"),
     "Piece": ("generation", "Piece"),
+    "Quantization": ("quantization", "Quantization"),
+    "QuantizedTensor": ("quantization", "QuantizedTensor"),
     "Score": ("scoring", "Score"),
     "Timings": ("generation", "Timings"),
     "TokenizerError": ("errors", "TokenizerError"),
@@ -83,6 +89,7 @@ _LAZY = {
     "load": ("model", "load"),
     "load_tokenizer": ("tokenizers", "load_tokenizer"),
     "perplexity": ("scoring", "perplexity"),
+    "quantize": ("quantization", "quantize"),
 }
 
 

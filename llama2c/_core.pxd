@@ -234,4 +234,20 @@ cdef extern from "gguf.h" nogil:
     l2c_text l2c_gguf_next_string(const uint8_t **data)
 
 cdef extern from "quant.h" nogil:
+    ctypedef enum l2c_type:
+        L2C_TYPE_F32
+
+    ctypedef struct l2c_type_info:
+        l2c_type type
+        const char *name
+        size_t values
+        size_t bytes
+
+    const l2c_type_info *l2c_type_of(uint32_t number)
+    const l2c_type_info *l2c_type_named(const char *name)
     const char *l2c_type_name(uint32_t number, char *unknown)
+
+cdef extern from "quantize.h" nogil:
+    bint l2c_can_quantize(l2c_type type)
+    int l2c_quantize(uint8_t *blocks, l2c_type type, const float *x, size_t n_values, l2c_error *error)
+    double l2c_quantize_error(double *norm, const uint8_t *blocks, l2c_type type, const float *x, size_t n_values)

@@ -27,12 +27,16 @@ __all__ = [
     "UnsupportedError",
     "available_isas",
     "batch_bytes",
+    "block_types",
     "chosen_isa",
     "is_gguf",
     "probe_bandwidth",
     "probe_flops",
+    "quantize_error",
+    "quantize_rows",
     "read_config",
     "read_gguf",
+    "read_gguf_entries",
     "session_bytes",
 ]
 
@@ -291,6 +295,95 @@ def read_gguf(path, *, longest=0x7FFFFFFF):
         l2c_file_close(&file)
 
 
+def read_gguf_entries(path):
+    """The metadata of a GGUF file as it stands: (key, the bytes of its value, those of its type first).
+
+    Raises what read_gguf raises.
+    """
+    cdef l2c_error error
+    cdef l2c_file file
+    cdef l2c_gguf gguf
+    cdef const l2c_gguf_value *v
+    cdef bytes raw = encoded_path(path)
+    cdef const char *name = raw
+    cdef int status
+    cdef size_t i
+    with nogil:
+        status = l2c_file_open(&file, name, True, 0, &error)
+        if status == L2C_OK:
+            status = l2c_gguf_read(&gguf, file.bytes, file.size, &error)
+            if status != L2C_OK:
+                l2c_file_close(&file)
+    check(status, &error, path)
+    try:
+        out = []
+        for i in range(gguf.n_values):
+            v = &gguf.values[i]
+            kind = struct.pack("<I", v.type)
+            if v.type == L2C_GGUF_ARRAY:
+                kind += struct.pack("<IQ", v.element, v.count)
+            out.append((v.key.bytes[:v.key.size].decode("utf-8", "surrogateescape"), kind + v.data[:v.bytes]))
+        return out
+    finally:
+        l2c_gguf_free(&gguf)
+        l2c_file_close(&file)
+
+
+def block_types():
+    """The types that quantize_rows writes: name to (number in GGUF, values of a block, bytes of a block)."""
+    cdef uint32_t number
+    cdef const l2c_type_info *info
+    types = {}
+    for number in range(256):
+        info = l2c_type_of(number)
+        if info != NULL and l2c_can_quantize(info.type):
+            types[info.name.decode()] = (number, info.values, info.bytes)
+    return types
+
+
+cdef const l2c_type_info *type_to_write(str name) except NULL:
+    cdef bytes raw = name.encode("utf-8", "replace")
+    cdef const l2c_type_info *info = l2c_type_named(raw)
+    if info == NULL or not l2c_can_quantize(info.type):
+        raise ValueError(f"no type {name!r} to quantise to; there are {', '.join(block_types())}")
+    return info
+
+
+def quantize_rows(const float[:, ::1] x not None, str type not None):
+    """Rows of weights, float32 [rows, cols], in blocks of a type: uint8 [rows, bytes of a row].
+
+    The squared error is the least that a short search finds, never more than plain rounding's. The bits depend on the
+    weights alone; any number of threads may call, without the GIL. Raises ValueError for another type than those of
+    block_types(), for rows that are no whole blocks, for weights that are not finite or too large for the type.
+    """
+    cdef l2c_error error
+    cdef const l2c_type_info *info = type_to_write(type)
+    cdef size_t rows = x.shape[0], cols = x.shape[1]
+    cdef int status
+    if cols % info.values:
+        raise ValueError(f"rows of {cols} values are no whole blocks of {type}, {info.values} each")
+    out = numpy().empty((rows, cols // info.values * info.bytes), dtype=numpy().uint8)
+    cdef uint8_t[:, ::1] view = out
+    if out.size:
+        with nogil:
+            status = l2c_quantize(&view[0, 0], info.type, &x[0, 0], rows * cols, &error)
+        check(status, &error)
+    return out
+
+
+def quantize_error(const uint8_t[:, ::1] blocks not None, str type not None, const float[:, ::1] x not None):
+    """(sum of (w - x)**2, sum of x**2) for the weights w that the blocks of quantize_rows(x, type) hold."""
+    cdef const l2c_type_info *info = type_to_write(type)
+    cdef size_t rows = x.shape[0], cols = x.shape[1]
+    cdef double squares = 0, norm = 0
+    if blocks.shape[0] != x.shape[0] or cols % info.values or <size_t>blocks.shape[1] != cols // info.values * info.bytes:
+        raise ValueError(f"blocks of {blocks.shape[1]} bytes in {blocks.shape[0]} rows, weights of {cols} in {rows}")
+    if rows and cols:
+        with nogil:
+            squares = l2c_quantize_error(&norm, &blocks[0, 0], info.type, &x[0, 0], rows * cols)
+    return squares, norm
+
+
 def session_bytes(path, int32_t context):
     """Bytes of keys and values that a session of `context` positions takes when full, for the model in `path`."""
     cdef l2c_config config
@@ -411,6 +504,26 @@ cdef class Transformer:
         out = numpy().empty(self.shape_of(name, layer)[1], dtype=numpy().float32)
         cdef float[::1] view = out
         check(l2c_transformer_row(self.handle, name, layer, row, &view[0], &rows, &cols, &error), &error)
+        return out
+
+    def weight_rows(self, str tensor, int32_t layer=0, int64_t start=0, int64_t stop=0):
+        """Rows [start, stop) of a tensor as float32 [stop - start, cols]; without the GIL."""
+        cdef l2c_error error
+        cdef int64_t rows = 0, cols = 0, row
+        cdef bytes raw = tensor.encode()
+        cdef const char *name = raw
+        cdef int status = L2C_OK
+        height, width = self.shape_of(raw, layer)
+        if not 0 <= start <= stop <= height:
+            raise ValueError(f"rows {start} to {stop} of {tensor}, which has {height}")
+        out = numpy().empty((stop - start, width), dtype=numpy().float32)
+        cdef float[:, ::1] view = out
+        with nogil:
+            for row in range(start, stop):
+                status = l2c_transformer_row(self.handle, name, layer, row, &view[row - start, 0], &rows, &cols, &error)
+                if status != L2C_OK:
+                    break
+        check(status, &error)
         return out
 
 

@@ -1,0 +1,208 @@
+"""Quantises model files: opens any format, writes GGUF.
+
+    source rows as float32 --quantize_rows, on several threads--> blocks --in order--> GGUFWriter
+
+A slice of rows is the unit of work; it is cut the same way, and so gives the same bits, whatever the number of threads.
+"""
+
+import math
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from llama2c._core import block_types, quantize_error, quantize_rows
+from llama2c.formats.gguf_source import Source, SourceTensor, open_source, own_paths
+from llama2c.formats.gguf_writer import GGUFWriter, TensorHeader, encode_value
+from llama2c.recipes import QUANTIZATION_VERSION, recipe_of, type_of
+from llama2c.threads import default_threads
+from llama2c.tokenizers import StrPath
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+SLICE = 1 << 19  # weights
+
+
+@dataclass(frozen=True)
+class QuantizedTensor:
+    """What became of a tensor."""
+
+    name: str
+    shape: tuple[int, ...]  # rows first
+    source_type: str
+    type: str
+    source_bytes: int
+    bytes: int
+    error: float  # root of sum (w - x)^2 / sum x^2; 0 for weights that were copied
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """What quantize() did."""
+
+    path: str
+    tensors: tuple[QuantizedTensor, ...]
+    error: float  # that of all converted weights together
+
+    @property
+    def source_bytes(self) -> int:
+        """Bytes of the weights before."""
+        return sum(tensor.source_bytes for tensor in self.tensors)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the weights after."""
+        return sum(tensor.bytes for tensor in self.tensors)
+
+
+# Called with the weights done, all weights, and a tensor that has just been completed.
+Progress = Callable[[int, int, QuantizedTensor | None], None]
+
+
+def quantize(
+    source: StrPath,
+    path: StrPath,
+    type: str,
+    *,
+    threads: int | None = None,
+    tokenizer: StrPath | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Quantization:
+    """Write a model with its weights in another type, as a GGUF file.
+
+    source: a GGUF file (of a split one the first part) or a llama2.c checkpoint of version 0, 1 or 2.
+    path: the new file, which appears when it is whole; an existing one is replaced only if `overwrite` says so.
+    type: "Q8_0", "Q4_K_M", ...: see llama2c.recipes; in upper or lower case.
+    threads: None: as for computing. The result does not depend on it.
+    tokenizer: a file whose vocabulary goes into the new one; None: the source's own, or what lies beside a checkpoint.
+    progress: called with weights done, all weights, and a QuantizedTensor when one is complete, else None.
+
+    Raises OSError, FormatError, UnsupportedError, TokenizerError or ValueError, whose message names the file; nothing
+    is left of the new file then.
+    """
+    recipe = recipe_of(type)
+    threads = default_threads() if threads is None else threads
+    if threads < 1:
+        raise ValueError(f"threads is {threads}, expected at least 1")
+    opened = open_source(source, tokenizer=tokenizer)
+    if own_paths(opened, [os.fspath(path)]):
+        raise ValueError(f"{os.fspath(path)}: it is the file to read")
+    config = opened.transformer.config
+    plan = [(tensor, type_of(recipe, tensor.name, tensor.shape, config)) for tensor in opened.tensors]
+    set_here = {"general.file_type": recipe.number, "general.quantization_version": QUANTIZATION_VERSION}
+    entries = [(key, value) for key, value in opened.entries if key not in set_here]
+    entries += [(key, encode_value(value)) for key, value in set_here.items()]
+    headers = [_header(tensor, kind) for tensor, kind in plan]
+    with (
+        GGUFWriter(path, entries, headers, alignment=opened.alignment, overwrite=overwrite) as writer,
+        ThreadPoolExecutor(threads, "quantize") as pool,
+    ):
+        return _convert(opened, plan, writer, pool, threads, os.fspath(path), progress)
+
+
+def _header(tensor: SourceTensor, kind: str) -> TensorHeader:
+    number, values, size = block_types()[kind]
+    return TensorHeader(tensor.name, tensor.shape, number, math.prod(tensor.shape) // values * size)
+
+
+@dataclass(frozen=True)
+class _Slice:
+    tensor: SourceTensor
+    kind: str
+    start: int
+    stop: int
+
+    @property
+    def last(self) -> bool:
+        return self.stop == self.tensor.rows
+
+    @property
+    def weights(self) -> int:
+        return math.prod(self.tensor.shape) // self.tensor.rows * (self.stop - self.start)
+
+
+def _slices(plan: Iterable[tuple[SourceTensor, str]]) -> Iterator[_Slice]:
+    for tensor, kind in plan:
+        step = max(1, SLICE * tensor.rows // math.prod(tensor.shape))
+        for start in range(0, tensor.rows, step):
+            yield _Slice(tensor, kind, start, min(start + step, tensor.rows))
+
+
+def _work(source: Source, part: _Slice) -> "tuple[NDArray[np.uint8], float, float]":
+    """The bytes of a slice, its squared error, its weights squared (0 if they are copied)."""
+    tensor, kind = part.tensor, part.kind
+    if tensor.offset is not None and tensor.type == kind:
+        return source.stored(tensor, part.start, part.stop), 0.0, 0.0
+    x = source.rows(tensor, part.start, part.stop)
+    try:
+        blocks = quantize_rows(x, kind)
+    except ValueError as error:
+        raise ValueError(f"{source.path}: tensor {tensor.name}, from row {part.start} on: {error}") from None
+    return (blocks, *quantize_error(blocks, kind, x))
+
+
+def _in_order(pool: ThreadPoolExecutor, source: Source, parts: Iterator[_Slice], ahead: int) -> Iterator[Any]:
+    """Slices and their results, computed ahead by so many at most."""
+    waiting: deque[tuple[_Slice, Future[Any]]] = deque()
+    try:
+        for part in parts:
+            waiting.append((part, pool.submit(_work, source, part)))
+            if len(waiting) > ahead:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        while waiting:
+            first, future = waiting.popleft()
+            yield first, future.result()
+    finally:
+        for _, future in waiting:
+            future.cancel()
+
+
+def _convert(
+    source: Source,
+    plan: list[tuple[SourceTensor, str]],
+    writer: GGUFWriter,
+    pool: ThreadPoolExecutor,
+    threads: int,
+    path: str,
+    progress: Progress | None,
+) -> Quantization:
+    tensors: list[QuantizedTensor] = []
+    total = sum(math.prod(tensor.shape) for tensor, _ in plan)
+    done = 0
+    errors = norms = all_errors = all_norms = 0.0
+    size = 0
+    for part, (data, error, norm) in _in_order(pool, source, _slices(plan), 2 * threads):
+        writer.write(data)
+        done += part.weights
+        size += data.nbytes
+        errors += error
+        norms += norm
+        finished = None
+        if part.last:
+            finished = QuantizedTensor(
+                part.tensor.name,
+                part.tensor.shape,
+                part.tensor.type,
+                part.kind,
+                part.tensor.bytes,
+                size,
+                _relative(errors, norms),
+            )
+            tensors.append(finished)
+            all_errors += errors
+            all_norms += norms
+            errors = norms = 0.0
+            size = 0
+        if progress is not None:
+            progress(done, total, finished)
+    return Quantization(path, tuple(tensors), _relative(all_errors, all_norms))
+
+
+def _relative(errors: float, norms: float) -> float:
+    return math.sqrt(errors / norms) if norms > 0 else 0.0
