@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from llama2c._core import block_types, quantize_error, quantize_rows
 from llama2c.formats.gguf_source import Source, SourceTensor, open_source, own_paths
 from llama2c.formats.gguf_writer import GGUFWriter, TensorHeader, encode_value
-from llama2c.recipes import QUANTIZATION_VERSION, recipe_of, type_of
+from llama2c.recipes import QUANTIZATION_VERSION, Recipe, recipe_of, type_of
 from llama2c.threads import default_threads
 from llama2c.tokenizers import StrPath
 
@@ -92,8 +92,7 @@ def quantize(
     opened = open_source(source, tokenizer=tokenizer)
     if own_paths(opened, [os.fspath(path)]):
         raise ValueError(f"{os.fspath(path)}: it is the file to read")
-    config = opened.transformer.config
-    plan = [(tensor, type_of(recipe, tensor.name, tensor.shape, config)) for tensor in opened.tensors]
+    plan = planned(opened, recipe)
     set_here = {"general.file_type": recipe.number, "general.quantization_version": QUANTIZATION_VERSION}
     entries = [(key, value) for key, value in opened.entries if key not in set_here]
     entries += [(key, encode_value(value)) for key, value in set_here.items()]
@@ -103,6 +102,12 @@ def quantize(
         ThreadPoolExecutor(threads, "quantize") as pool,
     ):
         return _convert(opened, plan, writer, pool, threads, os.fspath(path), progress)
+
+
+def planned(source: Source, recipe: Recipe) -> list[tuple[SourceTensor, str]]:
+    """Each tensor with the type that it shall have."""
+    config = source.transformer.config
+    return [(tensor, type_of(recipe, tensor.name, tensor.shape, config)) for tensor in source.tensors]
 
 
 def _header(tensor: SourceTensor, kind: str) -> TensorHeader:

@@ -78,12 +78,16 @@ def open_source(path: StrPath, *, tokenizer: StrPath | None = None) -> Source:
 # ---- GGUF ----
 
 
+def part_paths(path: str, header: dict[str, Any]) -> list[str]:
+    """All files of a model, given the first and its header (read_gguf); one unless it is split."""
+    count = next((item["value"] for item in header["metadata"] if item["key"] == "split.count"), 1) or 1
+    stem = path.removesuffix(f"-00001-of-{count:05}.gguf")
+    return [path] + [f"{stem}-{part:05}-of-{count:05}.gguf" for part in range(2, count + 1)]
+
+
 def _open_gguf(path: str, transformer: Transformer) -> Source:
     header = read_gguf(path, longest=1)
-    count = next((item["value"] for item in header["metadata"] if item["key"] == "split.count"), 1) or 1
-    suffix = f"-00001-of-{count:05}.gguf"
-    stem = path.removesuffix(suffix)
-    paths = [path] + [f"{stem}-{part:05}-of-{count:05}.gguf" for part in range(2, count + 1)]
+    paths = part_paths(path, header)
     tensors = [
         SourceTensor(item["name"], tuple(item["shape"]), item["type"], item["bytes"], part, item["offset"])
         for part in paths
