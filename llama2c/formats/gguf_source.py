@@ -1,7 +1,6 @@
 """A model file as what a GGUF writer needs: metadata entries and tensors, whatever format it is of."""
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,6 +43,10 @@ class Source:
     entries: list[tuple[str, bytes]]
     tensors: list[SourceTensor]
     alignment: int
+
+    def is_file_of(self, path: StrPath) -> bool:
+        """Whether the path is that of one of its files, by whatever name."""
+        return os.path.exists(path) and any(os.path.samefile(path, own) for own in self.paths)
 
     def rows(self, tensor: SourceTensor, start: int, stop: int) -> "NDArray[np.float32]":
         """Rows [start, stop) as float32."""
@@ -179,8 +182,3 @@ def _table(tokenizer: Tokenizer, size: int) -> dict[str, Any]:
         "add_eos_token": tokenizer.add_eos,
         "add_space_prefix": tokenizer.add_space_prefix,
     }
-
-
-def own_paths(source: Source, out: Sequence[str]) -> list[str]:
-    """Those of `out` that are files of the source."""
-    return [o for o in out if os.path.exists(o) and any(os.path.samefile(o, own) for own in source.paths)]
