@@ -17,6 +17,27 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+def open_transformer(
+    path: str,
+    *,
+    isa: str | None = None,
+    mmap: bool = True,
+    rope_theta: float | None = None,
+    quantize: str | None = None,
+    cache: bool = True,
+    threads: int | None = None,
+) -> Transformer:
+    """The weights of a model, in another type if `quantize` says so; see load()."""
+    theta = rope_theta or 0.0
+    if quantize is None:
+        return Transformer(path, isa=isa, mmap=mmap, rope_theta=theta)
+    from llama2c.cache import quantized
+
+    with quantized(path, quantize, cache=cache, threads=threads) as file:
+        # Windows removes no file that is mapped
+        return Transformer(file, isa=isa, mmap=mmap and (cache or os.name != "nt"), rope_theta=theta)
+
+
 @dataclass(frozen=True)
 class Config:
     """Shape and constants of a model."""
@@ -54,6 +75,8 @@ class Llama:
         mmap: bool = True,
         context: int | None = None,
         rope_theta: float | None = None,
+        quantize: str | None = None,
+        cache: bool = True,
     ) -> None:
         self.path = os.fspath(path)
         self.threads = default_threads() if threads is None else threads
@@ -66,8 +89,18 @@ class Llama:
             "mmap": mmap,
             "context": context,
             "rope_theta": rope_theta,
+            "quantize": quantize,
+            "cache": cache,
         }
-        self._transformer: Transformer | None = Transformer(self.path, isa=isa, mmap=mmap, rope_theta=rope_theta or 0.0)
+        self._transformer: Transformer | None = open_transformer(
+            self.path,
+            isa=isa,
+            mmap=mmap,
+            rope_theta=rope_theta,
+            quantize=quantize,
+            cache=cache,
+            threads=threads,
+        )
         self.config = Config(**self._transformer.config)
         self.context = self.config.context if context is None else context
         if self.context < 1:
@@ -196,6 +229,8 @@ def load(
     mmap: bool = True,
     context: int | None = None,
     rope_theta: float | None = None,
+    quantize: str | None = None,
+    cache: bool = True,
 ) -> Llama:
     """Open a model.
 
@@ -210,6 +245,9 @@ def load(
     context: positions of a session; None: what the model was trained for.
     rope_theta: base of the rotary embedding; None: the file's, or 10000 for llama2.c files, which do not store it (Code
         Llama has 1e6).
+    quantize: "q8_0", "q4_k_m", ...: compute with the weights in that type (see llama2c.quantize). The first time they
+        are quantised, into a file in the cache (`llama2c cache`); later that file is mapped.
+    cache: False quantises every time, into a temporary file, and leaves the cache alone.
 
     Raises OSError, FormatError, UnsupportedError, TokenizerError or ValueError; the message names the file.
     """
@@ -221,4 +259,6 @@ def load(
         mmap=mmap,
         context=context,
         rope_theta=rope_theta,
+        quantize=quantize,
+        cache=cache,
     )

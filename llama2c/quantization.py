@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llama2c._core import block_types, quantize_error, quantize_rows
-from llama2c.formats.gguf_source import Source, SourceTensor, open_source, own_paths
+from llama2c.formats.gguf_source import Source, SourceTensor, open_source
 from llama2c.formats.gguf_writer import GGUFWriter, TensorHeader, encode_value
-from llama2c.recipes import QUANTIZATION_VERSION, recipe_of, type_of
+from llama2c.recipes import QUANTIZATION_VERSION, Recipe, recipe_of, type_of
 from llama2c.threads import default_threads
 from llama2c.tokenizers import StrPath
 
@@ -90,10 +90,9 @@ def quantize(
     if threads < 1:
         raise ValueError(f"threads is {threads}, expected at least 1")
     opened = open_source(source, tokenizer=tokenizer)
-    if own_paths(opened, [os.fspath(path)]):
+    if opened.is_file_of(path):
         raise ValueError(f"{os.fspath(path)}: it is the file to read")
-    config = opened.transformer.config
-    plan = [(tensor, type_of(recipe, tensor.name, tensor.shape, config)) for tensor in opened.tensors]
+    plan = planned(opened, recipe)
     set_here = {"general.file_type": recipe.number, "general.quantization_version": QUANTIZATION_VERSION}
     entries = [(key, value) for key, value in opened.entries if key not in set_here]
     entries += [(key, encode_value(value)) for key, value in set_here.items()]
@@ -102,7 +101,14 @@ def quantize(
         GGUFWriter(path, entries, headers, alignment=opened.alignment, overwrite=overwrite) as writer,
         ThreadPoolExecutor(threads, "quantize") as pool,
     ):
-        return _convert(opened, plan, writer, pool, threads, os.fspath(path), progress)
+        tensors, error = _convert(opened, plan, writer, pool, threads, progress or (lambda *_: None))
+    return Quantization(os.fspath(path), tensors, error)
+
+
+def planned(source: Source, recipe: Recipe) -> list[tuple[SourceTensor, str]]:
+    """Each tensor with the type that it shall have."""
+    config = source.transformer.config
+    return [(tensor, type_of(recipe, tensor.name, tensor.shape, config)) for tensor in source.tensors]
 
 
 def _header(tensor: SourceTensor, kind: str) -> TensorHeader:
@@ -163,46 +169,45 @@ def _in_order(pool: ThreadPoolExecutor, source: Source, parts: Iterator[_Slice],
             future.cancel()
 
 
+class _Sums:
+    """Of some weights: their bytes, squared error and squares."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self.error = self.norm = 0.0
+
+    def add(self, size: int, error: float, norm: float) -> None:
+        self.bytes += size
+        self.error += error
+        self.norm += norm
+
+    @property
+    def relative(self) -> float:
+        return math.sqrt(self.error / self.norm) if self.norm > 0 else 0.0
+
+
 def _convert(
     source: Source,
     plan: list[tuple[SourceTensor, str]],
     writer: GGUFWriter,
     pool: ThreadPoolExecutor,
     threads: int,
-    path: str,
-    progress: Progress | None,
-) -> Quantization:
-    tensors: list[QuantizedTensor] = []
-    total = sum(math.prod(tensor.shape) for tensor, _ in plan)
-    done = 0
-    errors = norms = all_errors = all_norms = 0.0
-    size = 0
+    progress: Progress,
+) -> tuple[tuple[QuantizedTensor, ...], float]:
+    """The tensors, and the error of all weights together."""
+    tensors = []
+    done, total = 0, sum(math.prod(tensor.shape) for tensor, _ in plan)
+    own, every = _Sums(), _Sums()
     for part, (data, error, norm) in _in_order(pool, source, _slices(plan), 2 * threads):
         writer.write(data)
         done += part.weights
-        size += data.nbytes
-        errors += error
-        norms += norm
-        finished = None
-        if part.last:
-            finished = QuantizedTensor(
-                part.tensor.name,
-                part.tensor.shape,
-                part.tensor.type,
-                part.kind,
-                part.tensor.bytes,
-                size,
-                _relative(errors, norms),
-            )
-            tensors.append(finished)
-            all_errors += errors
-            all_norms += norms
-            errors = norms = 0.0
-            size = 0
-        if progress is not None:
-            progress(done, total, finished)
-    return Quantization(path, tuple(tensors), _relative(all_errors, all_norms))
-
-
-def _relative(errors: float, norms: float) -> float:
-    return math.sqrt(errors / norms) if norms > 0 else 0.0
+        own.add(data.nbytes, error, norm)
+        every.add(data.nbytes, error, norm)
+        if not part.last:
+            progress(done, total, None)
+            continue
+        t = part.tensor
+        tensors.append(QuantizedTensor(t.name, t.shape, t.type, part.kind, t.bytes, own.bytes, own.relative))
+        progress(done, total, tensors[-1])
+        own = _Sums()
+    return tuple(tensors), every.relative

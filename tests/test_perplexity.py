@@ -33,6 +33,7 @@ def wiki(data_file):
     return data_file("text/wiki.test.raw").read_bytes().removesuffix(b"\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 def test_equal_to_llama_perplexity(data_file, wiki, name):
     lines = data_file("expected/perplexity.txt").read_text().splitlines()

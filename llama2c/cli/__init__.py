@@ -1,4 +1,4 @@
-"""The command line: `llama2c run|info|bench|perplexity|quantize`, one module a command.
+"""The command line: `llama2c run|info|bench|perplexity|quantize|cache`, one module a command.
 
 Exit codes: 0 done, 1 it failed (one line on stderr says why), 2 the arguments are wrong, 130 interrupted, 141 the
 reader of its output has gone.
@@ -37,7 +37,7 @@ class Parser(argparse.ArgumentParser):
 
 def parser() -> Parser:
     """The whole command line."""
-    from llama2c.cli import bench, info, perplexity, quantize, run
+    from llama2c.cli import bench, cache, info, perplexity, quantize, run
 
     top = Parser(
         prog="llama2c",
@@ -46,7 +46,7 @@ def parser() -> Parser:
     )
     top.add_argument("--version", action="version", version=f"llama2c {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
-    for command in (run, info, bench, perplexity, quantize):
+    for command in (run, info, bench, perplexity, quantize, cache):
         command.add(commands)
     return top
 
@@ -69,6 +69,17 @@ def add_engine_options(command: argparse.ArgumentParser) -> None:
         type=finite,
         metavar="BASE",
         help="base of the rotary embedding (default: the file's; llama2.c files have none: 10000, Code Llama 1e6)",
+    )
+    group.add_argument(
+        "--quantize",
+        type=recipe,
+        metavar="TYPE",
+        help="compute with the weights in that type, see `llama2c quantize --help`; they are kept in the cache",
+    )
+    group.add_argument(
+        "--no-cache",
+        action="store_true",
+        help="with --quantize: make a temporary file instead of one in the cache",
     )
 
 
@@ -95,6 +106,17 @@ def finite(text: str) -> float:
 
 
 finite.__name__ = "float"
+
+
+def recipe(text: str) -> str:
+    """An argument that names a type to quantise to."""
+    from llama2c.recipes import recipe_of
+
+    try:
+        recipe_of(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def add_threads(command: argparse.ArgumentParser) -> None:

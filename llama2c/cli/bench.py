@@ -18,6 +18,7 @@ from llama2c._core import (
     probe_flops,
 )
 from llama2c.cli import MAX_THREADS, add_engine_options, integer
+from llama2c.cli.quantize import fill_cache
 
 if TYPE_CHECKING:
     import numpy as np
@@ -251,17 +252,21 @@ def measure(arguments: argparse.Namespace, transformer: Transformer, threads: in
 
 def run(arguments: argparse.Namespace) -> int:
     """Carry the command out."""
+    from llama2c.model import open_transformer
     from llama2c.threads import default_threads
 
     if 0 in arguments.batches:
         arguments.error("argument -b: 0 is less than 1")
     if arguments.threads and not 1 <= min(arguments.threads) <= max(arguments.threads) <= MAX_THREADS:
         arguments.error(f"argument -t/--threads: expected 1 to {MAX_THREADS}")
-    transformer = Transformer(
+    fill_cache(arguments)
+    transformer = open_transformer(
         arguments.checkpoint,
         isa=arguments.isa,
         mmap=not arguments.no_mmap,
-        rope_theta=arguments.rope_theta or 0.0,
+        rope_theta=arguments.rope_theta,
+        quantize=arguments.quantize,
+        cache=not arguments.no_cache,
     )
     result = []
     for threads in arguments.threads or [default_threads()]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llama2c.cli import add_engine_options, add_threads, integer
+from llama2c.cli.quantize import fill_cache
 
 EPILOG = """\
 examples:
@@ -53,6 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     raw = sys.stdin.buffer.read() if arguments.text == "-" else Path(arguments.text).read_bytes()
     text = raw.removesuffix(b"\n")  # as llama.cpp reads a file
+    fill_cache(arguments)
     with llama2c.load(
         arguments.checkpoint,
         tokenizer=arguments.tokenizer,
@@ -60,6 +62,8 @@ def run(arguments: argparse.Namespace) -> int:
         isa=arguments.isa,
         mmap=not arguments.no_mmap,
         rope_theta=arguments.rope_theta,
+        quantize=arguments.quantize,
+        cache=not arguments.no_cache,
         context=arguments.context,
     ) as llm:
         result = None

@@ -2,10 +2,16 @@
 
 import argparse
 import sys
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
-from llama2c.cli import MAX_THREADS, integer
-from llama2c.recipes import names, recipe_of
+from llama2c.cli import MAX_THREADS, integer, recipe
+from llama2c.cli.info import size
+from llama2c.recipes import names
+
+if TYPE_CHECKING:
+    from llama2c.quantization import Progress, QuantizedTensor
 
 EPILOG = """\
 examples:
@@ -31,7 +37,9 @@ def add(commands: Any) -> None:
     )
     command.add_argument("input", metavar="IN", help="the model: a GGUF file or a llama2.c .bin file")
     command.add_argument("output", metavar="OUT", help="the GGUF file to write")
-    command.add_argument("type", metavar="TYPE", help="Q8_0, Q6_K, Q5_K_M, Q4_K_M, Q4_0, F16, ...: see below")
+    command.add_argument(
+        "type", metavar="TYPE", type=recipe, help="Q8_0, Q6_K, Q5_K_M, Q4_K_M, Q4_0, F16, ...: see below"
+    )
     command.add_argument(
         "--threads",
         type=integer(1, MAX_THREADS),
@@ -45,33 +53,52 @@ def add(commands: Any) -> None:
         help="whose vocabulary goes into OUT (default: that of IN, for a .bin file what lies beside it)",
     )
     command.add_argument("--force", action="store_true", help="replace OUT if it exists")
-    command.set_defaults(run=run, error=command.error)
+    command.set_defaults(run=run)
+
+
+@contextmanager
+def progress_bar(*, report: bool) -> "Iterator[Progress]":
+    """A bar on the standard error if that is a terminal, as a callback of quantize(). report: print each tensor."""
+    from tqdm import tqdm
+
+    bar: Any = tqdm(unit="weight", unit_scale=True, disable=not sys.stderr.isatty(), leave=False)
+
+    def show(done: int, total: int, tensor: "QuantizedTensor | None") -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+        if tensor is not None and report:
+            with bar.external_write_mode():
+                print(line_of(tensor), flush=True)
+
+    with bar:
+        yield show
+
+
+def line_of(tensor: "QuantizedTensor") -> str:
+    """What became of a tensor."""
+    shape = " x ".join(map(str, tensor.shape))
+    types = tensor.type if tensor.source_type == tensor.type else f"{tensor.source_type} -> {tensor.type}"
+    line = f"{tensor.name:<28} {shape:>16}  {types:<14} {size(tensor.bytes):>11}"
+    return f"{line}  error {tensor.error:.3%}" if tensor.error else line
+
+
+def fill_cache(arguments: argparse.Namespace) -> None:
+    """For --quantize on a terminal: make under a bar what loading would make without a word."""
+    if arguments.quantize is not None and not arguments.no_cache and sys.stderr.isatty():
+        from llama2c.cache import quantized
+
+        with (
+            progress_bar(report=False) as show,
+            quantized(arguments.checkpoint, arguments.quantize, progress=show),
+        ):
+            pass
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Carry the command out."""
-    from tqdm import tqdm
+    from llama2c.quantization import quantize
 
-    from llama2c.cli.info import size
-    from llama2c.quantization import QuantizedTensor, quantize
-
-    try:
-        recipe_of(arguments.type)
-    except ValueError as error:
-        arguments.error(f"argument TYPE: {error}")
-    bar: Any = tqdm(unit="weight", unit_scale=True, disable=not sys.stderr.isatty(), leave=False)
-
-    def show(done: int, total: int, tensor: QuantizedTensor | None) -> None:
-        bar.total = total
-        bar.update(done - bar.n)
-        if tensor is not None:
-            shape = " x ".join(map(str, tensor.shape))
-            types = tensor.type if tensor.source_type == tensor.type else f"{tensor.source_type} -> {tensor.type}"
-            line = f"{tensor.name:<28} {shape:>16}  {types:<14} {size(tensor.bytes):>11}"
-            with bar.external_write_mode():
-                print(f"{line}  error {tensor.error:.3%}" if tensor.error else line, flush=True)
-
-    with bar:
+    with progress_bar(report=True) as show:
         result = quantize(
             arguments.input,
             arguments.output,
@@ -81,9 +108,8 @@ def run(arguments: argparse.Namespace) -> int:
             overwrite=arguments.force,
             progress=show,
         )
-    weights = sum(tensor.bytes for tensor in result.tensors)
     print(
-        f"{result.path}: {size(result.source_bytes)} -> {size(weights)} of weights "
-        f"({weights / result.source_bytes:.1%}), error {result.error:.3%}"
+        f"{result.path}: {size(result.source_bytes)} -> {size(result.bytes)} of weights "
+        f"({result.bytes / result.source_bytes:.1%}), error {result.error:.3%}"
     )
     return 0

@@ -8,6 +8,7 @@ from typing import Any
 
 from llama2c._core import Sampler, Tokenizer
 from llama2c.cli import add_engine_options, add_threads, finite, integer
+from llama2c.cli.quantize import fill_cache
 from llama2c.generation import prompt_ids
 from llama2c.text import TextDecoder
 
@@ -107,6 +108,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.text is not None and arguments.prompt is not None:
         arguments.error("two prompts: PROMPT and -i")
     prompt = arguments.prompt if arguments.text is None else arguments.text
+    fill_cache(arguments)
     with llama2c.load(
         arguments.checkpoint,
         tokenizer=arguments.tokenizer,
@@ -115,6 +117,8 @@ def run(arguments: argparse.Namespace) -> int:
         mmap=not arguments.no_mmap,
         context=arguments.context,
         rope_theta=arguments.rope_theta,
+        quantize=arguments.quantize,
+        cache=not arguments.no_cache,
     ) as llm:
         settings = {
             # out of range means what it means in llama2.c

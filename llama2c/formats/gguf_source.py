@@ -1,7 +1,6 @@
 """A model file as what a GGUF writer needs: metadata entries and tensors, whatever format it is of."""
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +44,10 @@ class Source:
     tensors: list[SourceTensor]
     alignment: int
 
+    def is_file_of(self, path: StrPath) -> bool:
+        """Whether the path is that of one of its files, by whatever name."""
+        return os.path.exists(path) and any(os.path.samefile(path, own) for own in self.paths)
+
     def rows(self, tensor: SourceTensor, start: int, stop: int) -> "NDArray[np.float32]":
         """Rows [start, stop) as float32."""
         *block, role = tensor.name.removesuffix(".weight").split(".")
@@ -78,12 +81,16 @@ def open_source(path: StrPath, *, tokenizer: StrPath | None = None) -> Source:
 # ---- GGUF ----
 
 
+def part_paths(path: str, header: dict[str, Any]) -> list[str]:
+    """All files of a model, given the first and its header (read_gguf); one unless it is split."""
+    count = next((item["value"] for item in header["metadata"] if item["key"] == "split.count"), 1) or 1
+    stem = path.removesuffix(f"-00001-of-{count:05}.gguf")
+    return [path] + [f"{stem}-{part:05}-of-{count:05}.gguf" for part in range(2, count + 1)]
+
+
 def _open_gguf(path: str, transformer: Transformer) -> Source:
     header = read_gguf(path, longest=1)
-    count = next((item["value"] for item in header["metadata"] if item["key"] == "split.count"), 1) or 1
-    suffix = f"-00001-of-{count:05}.gguf"
-    stem = path.removesuffix(suffix)
-    paths = [path] + [f"{stem}-{part:05}-of-{count:05}.gguf" for part in range(2, count + 1)]
+    paths = part_paths(path, header)
     tensors = [
         SourceTensor(item["name"], tuple(item["shape"]), item["type"], item["bytes"], part, item["offset"])
         for part in paths
@@ -175,8 +182,3 @@ def _table(tokenizer: Tokenizer, size: int) -> dict[str, Any]:
         "add_eos_token": tokenizer.add_eos,
         "add_space_prefix": tokenizer.add_space_prefix,
     }
-
-
-def own_paths(source: Source, out: Sequence[str]) -> list[str]:
-    """Those of `out` that are files of the source."""
-    return [o for o in out if os.path.exists(o) and any(os.path.samefile(o, own) for own in source.paths)]
