@@ -100,17 +100,17 @@ def test_a_busy_session_refuses(model):
 def test_a_prompt_is_one_operation(model):
     """However small its steps: no other thread gets in between, and nothing of a refused prompt is kept."""
     session = Session(model, chunk=4)
-    expected = {token: Session(model).prefill([token] * 40) for token in (5, 6)}
+    expected = {token: Session(model).prefill([token] * 16) for token in (5, 6)}
     wrong = []
 
     def use(token: int) -> None:
-        for _ in range(30):
+        for _ in range(6):
             try:
-                logits = session.prefill([token] * 40)
+                logits = session.prefill([token] * 16)
             except (BusyError, ContextError):
                 continue
             # alone since position 0, or behind whole prompts
-            if session.position % 40:
+            if session.position % 16:
                 wrong.append(session.position)
             try:
                 session.rewind(0)
@@ -126,7 +126,7 @@ def test_a_prompt_is_one_operation(model):
     assert not wrong
     session.rewind(0)
     for token, logits in expected.items():
-        assert np.array_equal(session.prefill([token] * 40), logits)
+        assert np.array_equal(session.prefill([token] * 16), logits)
         session.rewind(0)
 
 

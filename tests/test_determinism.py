@@ -11,7 +11,7 @@ from llama2c import ROLE_GENERATED, ROLE_PROMPT, Batch, Session, Transformer
 SHAPE = Shape(256, 768, 6, 8, 2, 2000, 700)  # 4.9M weights: work for four threads in every step
 
 
-@pytest.fixture(params=[0, 2, "Q4_K", "Q8_0", "F16"])
+@pytest.fixture(params=[0, 2, "Q4_K", "Q8_0"])
 def transformer(request, tmp_path, rng, isa):
     """llama2.c's versions 0 (f32) and 2 (int8 groups), and GGUF's types by their numeric paths."""
     path = tmp_path / "model"
