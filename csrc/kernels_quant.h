@@ -213,6 +213,7 @@ TILE void quant_rows(const l2c_type type, float *y, size_t ldy, const l2c_q8_row
 
 enum { PANEL_VALUES = SUPER * L2C_LANES / 4, PANEL_SCALES = L2C_LANES * L2C_LANES }; /* floats */
 enum { PANEL_SUPER = PANEL_VALUES + 2 * PANEL_SCALES };
+enum { PANEL_AHEAD = 2 }; /* superblocks that are fetched before they are unpacked */
 
 /* Superblock s of n columns into *panel. */
 TILE void pack_super(const l2c_type type, float *panel, const l2c_matrix *w, size_t n, size_t s) {
@@ -229,6 +230,10 @@ TILE void pack_super(const l2c_type type, float *panel, const l2c_matrix *w, siz
             continue;
         }
         const uint8_t *p = super_at(type, last, w->data + j * w->row_bytes, s, w->k);
+        /* sixteen streams are more than the hardware follows; after the rows' ends the next sixteen begin */
+        const size_t supers = (w->k + SUPER - 1) / SUPER, next = s + PANEL_AHEAD, over = next < supers ? 0 : L2C_LANES;
+        const uint8_t *soon = w->data + (j + over) * w->row_bytes + (over ? next - supers : next) * super_bytes(type);
+        UNROLL for (size_t at = 0; at < super_bytes(type); at += 64) PREFETCH((const char *)soon + at);
         vec_store(scales + j * L2C_LANES, super_scales(type, p, &of_mins));
         vec_store(mins + j * L2C_LANES, of_mins);
         UNROLL for (int c = 0; c < CHUNKS; c++) bvec_store(values[c] + j * L2C_LANES, super_values(type, p, c));
