@@ -69,7 +69,8 @@ def test_error_is_at_most_llama_cpps(data_file, isa, name):
     prompt = Session(transformer, threads=2).prefill_all(tokens)
     session = Session(transformer)
     generated = np.stack([session.step(token) for token in tokens])
-    bound = 1e-9 if kind == "f32" else 1.05 * nmse(theirs, exact)
+    ratio = 0.7 if "_K" in kind or kind == "IQ4_XS" else 1.05
+    bound = 1e-9 if kind == "f32" else ratio * nmse(theirs, exact)
     assert nmse(prompt, exact) <= bound
     assert nmse(generated, exact) <= bound
 
