@@ -53,6 +53,13 @@ static void lay_out(l2c_batch *b, arena *a, const l2c_config *config, size_t row
         b->q8.lane_stride = config->blocks ? b->q8.stride / L2C_SUPER * L2C_SUPER_LANES : 0;
         b->q8.lanes = part(a, rows * b->q8.lane_stride, sizeof(float));
     }
+    if (config->blocks) {
+        const size_t blocks = b->q8.stride / L2C_SUPER * rows;
+        b->q16.rows = rows;
+        b->q16.values = part(a, blocks * L2C_SUPER, sizeof(int16_t));
+        b->q16.scales = part(a, blocks, sizeof(float));
+        b->q16.sums = part(a, blocks * L2C_Q16_SUMS, sizeof(float));
+    }
     b->scratch_floats = l2c_round_up(larger(larger(L2C_PANEL_FLOATS, config->blocks ? l2c_quant_panel(widest) : widest),
                                             l2c_attention_scratch(group_heads, l2c_round_up(head_dim, L2C_LANES))),
                                      L2C_LANES);

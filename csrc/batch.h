@@ -27,7 +27,8 @@ struct l2c_batch {
     float *attended;  /* [R][n_heads head_dim] */
     float *gate, *up; /* [R][hidden_dim] */
     float *angles;    /* [R][2 head_dim] of RoPE at this row's position, as kernels take them */
-    l2c_q8_rows q8;   /* [R] of the widest input of a product; int8 models only */
+    l2c_q8_rows q8;   /* [R] of the widest input of a product; models of integers only */
+    l2c_q16_rows q16; /* [R] the same for prompt rows; GGUF's integers only */
     float *scratch;   /* [threads][scratch_floats] */
     size_t scratch_floats;
 

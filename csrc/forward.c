@@ -26,10 +26,12 @@ static float *scratch(const l2c_team *team, const l2c_batch *b) {
     return b->scratch + (size_t)team->rank * b->scratch_floats;
 }
 
-/* The int8 form of row r of x [R][k], where the weights need it. */
+/* The integer form of row r of x [R][k], where the weights need it. */
 static void quantize_row(const l2c_batch *b, size_t r, const float *x, size_t k) {
     const l2c_config *c = &b->transformer->model.config;
-    if (c->blocks) {
+    if (c->blocks && r < b->prompt) {
+        b->transformer->kernels->quantize_q16(&b->q16, r, x + r * k, k);
+    } else if (c->blocks) {
         b->transformer->kernels->quantize_blocks(&b->q8, r, x + r * k, k);
     } else if (c->group_size) {
         b->transformer->kernels->quantize_q8(&b->q8, r, x + r * k, k, (size_t)c->group_size);
@@ -55,7 +57,7 @@ static void embed(const l2c_team *team, l2c_batch *b) {
     l2c_team_wait(team);
 }
 
-/* normed = rmsnorm(x), and its int8 form */
+/* normed = rmsnorm(x), and its integer form */
 static void normalize(const l2c_team *team, l2c_batch *b, const float *weight) {
     const l2c_config *c = &b->transformer->model.config;
     const size_t dim = (size_t)c->dim;
@@ -67,7 +69,7 @@ static void normalize(const l2c_team *team, l2c_batch *b, const float *weight) {
     l2c_team_wait(team);
 }
 
-/* The int8 form of x [R][k]. */
+/* The integer form of x [R][k]. */
 static void quantize(const l2c_team *team, l2c_batch *b, const float *x, size_t k) {
     const l2c_config *c = &b->transformer->model.config;
     if (!c->blocks && !c->group_size) {
@@ -82,7 +84,7 @@ static void quantize(const l2c_team *team, l2c_batch *b, const float *x, size_t 
 
 /* y (+)= x @ w^T; does not wait */
 static void product(const l2c_team *team, const l2c_batch *b, float *y, const float *x, const l2c_tensor *w, bool add) {
-    const l2c_rows rows = {x, w->cols, b->prompt, b->generated, b->q8};
+    const l2c_rows rows = {x, w->cols, b->prompt, b->generated, b->q8, b->q16};
     l2c_matmul(team, b->transformer->kernels, y, &rows, w, add, scratch(team, b));
 }
 

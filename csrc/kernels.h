@@ -16,8 +16,10 @@ enum {
     L2C_PANEL_K = 256,  /* k of a packed panel: prompt rows are summed in blocks of so many products */
     L2C_PANEL_N = 32,   /* most columns a panel has at any level */
     L2C_PANEL_FLOATS = 2 * L2C_PANEL_K * L2C_PANEL_N, /* the panel, and before it its weights as f32 */
-    L2C_Q8_CHUNK = 64,    /* int8 values in one vector; quantised rows are padded to it with zeros */
-    L2C_SUPER = 256,      /* values that a product with GGUF's quantised types takes at a time */
+    L2C_Q8_CHUNK = 64,  /* int8 values in one vector; quantised rows are padded to it with zeros */
+    L2C_SUPER = 256,    /* values that a product with GGUF's quantised types takes at a time */
+    L2C_Q16_MAX = 2047, /* of an activation's magnitude: times weights of 128 * 32, over L2C_SUPER, it fits 31 bits */
+    L2C_Q16_SUMS = 24,
     L2C_SUPER_LANES = 48, /* floats that such a product needs of its activations, beside the values */
 };
 
@@ -32,6 +34,15 @@ typedef struct l2c_q8_rows {
     size_t stride; /* k rounded up to L2C_SUPER */
     size_t scale_stride, lane_stride;
 } l2c_q8_rows;
+
+/* m rows of activations, int16 with one scale for each L2C_SUPER values: prompt rows for GGUF's types. */
+typedef struct l2c_q16_rows {
+    int16_t
+        *values;   /* [k / L2C_SUPER, rounded up][rows][L2C_SUPER]: rows side by side, whatever k, share no cache set */
+    float *scales; /* [...][rows] */
+    float *sums;   /* [...][rows][L2C_Q16_SUMS]: of 16 values each, then of 32 values each; not scaled */
+    size_t rows;   /* m or more */
+} l2c_q16_rows;
 
 /* Columns of a matrix in rows of blocks. */
 typedef struct l2c_matrix {
@@ -87,11 +98,16 @@ typedef struct l2c_kernels {
                    bool add);
     /* Row `row` of q = round(x / scale), scale = max|x| / 127 in each group. */
     void (*quantize_q8)(const l2c_q8_rows *q, size_t row, const float *x, size_t k, size_t group);
-    /* The product with GGUF's integer types (kernels_quant.h), rows of any role, and the activations for it. panel:
+    /* The product with GGUF's integer types (kernels_quant.h) for generated rows, and the activations for it. panel:
      * l2c_quant_panel(k) floats of scratch, 64-byte aligned. */
     void (*dot_quant)(float *y, size_t ldy, const l2c_q8_rows *x, const l2c_matrix *w, size_t m, size_t n, bool add,
                       float *panel);
     void (*quantize_blocks)(const l2c_q8_rows *q, size_t row, const float *x, size_t k);
+    /* The same product for prompt rows (kernels_prompt.h), from activations of 12 bits. panel: L2C_PANEL_FLOATS of scratch,
+     * 64-byte aligned. */
+    void (*gemm_quant)(float *y, size_t ldy, const l2c_q16_rows *x, const l2c_matrix *w, size_t m, size_t n, bool add,
+                       float *panel);
+    void (*quantize_q16)(const l2c_q16_rows *q, size_t row, const float *x, size_t k);
 
     void (*rmsnorm)(float *y, const float *x, const float *weight, size_t n, float eps); /* weight x / rms(x) */
     /* Rotates pairs (2i, 2i + 1) of each head by angle i. angles: [head_dim] cos of each, twice; [head_dim] -sin, sin. */

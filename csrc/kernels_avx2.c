@@ -13,6 +13,8 @@ enum {
     Q8_N = 1,
     QUANT_M = 1,
     PANEL_M = 4,
+    PROMPT_M = 4,
+    PROMPT_M_BLOCKS = 3,
     PANEL_ROWS = 4,
     ATT_H = 2,
     ATT_V = 2
@@ -25,7 +27,8 @@ typedef struct vec {
 typedef struct bvec {
     __m256i low, high;
 } bvec;
-typedef bvec ivec;
+typedef bvec ivec, svec, pvec;
+typedef __m256i two_s16;
 
 #define VEC(expression_low, expression_high) ((vec){(expression_low), (expression_high)})
 
@@ -110,6 +113,10 @@ static inline void vec_store_s8(int8_t *p, vec a) {
         _mm256_permute4x64_epi64(_mm256_packs_epi32(_mm256_cvttps_epi32(low), _mm256_cvttps_epi32(high)), 0xd8);
     const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
     _mm_storeu_si128((__m128i *)p, bytes);
+}
+static inline void vec_store_s16(int16_t *p, vec a) {
+    const __m256i words = _mm256_packs_epi32(_mm256_cvtps_epi32(a.low), _mm256_cvtps_epi32(a.high));
+    _mm256_storeu_si256((__m256i *)p, _mm256_permute4x64_epi64(words, 0xd8));
 }
 static inline bvec bvec_load(const int8_t *p) {
     return (bvec){_mm256_loadu_si256((const __m256i *)p), _mm256_loadu_si256((const __m256i *)(p + 32))};
@@ -263,6 +270,41 @@ static inline bvec bvec_or_bits(bvec w, uint64_t bits, int n) {
 static inline bvec bvec_lookup(bvec w, const int8_t *table) {
     const __m256i twice = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)table));
     return (bvec){_mm256_shuffle_epi8(twice, w.low), _mm256_shuffle_epi8(twice, w.high)};
+}
+
+static inline svec widen(__m256i w) {
+    return (svec){_mm256_cvtepi8_epi16(_mm256_castsi256_si128(w)),
+                  _mm256_cvtepi8_epi16(_mm256_extracti128_si256(w, 1))};
+}
+static inline svec svec_low(bvec w) {
+    return widen(w.low);
+}
+static inline svec svec_high(bvec w) {
+    return widen(w.high);
+}
+static inline svec svec_add(svec w, int16_t a) {
+    return (svec){_mm256_add_epi16(w.low, _mm256_set1_epi16(a)), _mm256_add_epi16(w.high, _mm256_set1_epi16(a))};
+}
+static inline svec svec_mul(svec w, int16_t a, int16_t b) {
+    return (svec){_mm256_mullo_epi16(w.low, _mm256_set1_epi16(a)), _mm256_mullo_epi16(w.high, _mm256_set1_epi16(b))};
+}
+static inline void svec_store(float *p, svec w) {
+    bvec_store(p, w);
+}
+static inline pvec pvec_load(const float *p) {
+    return (pvec){load32((const uint8_t *)p), load32((const uint8_t *)p + 32)};
+}
+static inline two_s16 two_s16_load(const int16_t *p) {
+    int32_t two;
+    memcpy(&two, p, sizeof two);
+    return _mm256_set1_epi32(two);
+}
+static inline ivec ivec_zero(void) {
+    return (ivec){_mm256_setzero_si256(), _mm256_setzero_si256()};
+}
+static inline ivec ivec_add_dot2(ivec sum, pvec w, two_s16 x) {
+    return (ivec){_mm256_add_epi32(sum.low, _mm256_madd_epi16(w.low, x)),
+                  _mm256_add_epi32(sum.high, _mm256_madd_epi16(w.high, x))};
 }
 
 /* panel[p][0..8) = w[0..8)[p] for eight p */

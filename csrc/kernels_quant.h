@@ -215,6 +215,14 @@ enum { PANEL_VALUES = SUPER * L2C_LANES / 4, PANEL_SCALES = L2C_LANES * L2C_LANE
 enum { PANEL_SUPER = PANEL_VALUES + 2 * PANEL_SCALES };
 enum { PANEL_AHEAD = 2 }; /* superblocks that are fetched before they are unpacked */
 
+/* Fetches what follows superblock s of column j: so many streams side by side are more than the hardware follows. After
+ * the ends of the `width` columns the next ones begin. */
+TILE void fetch_ahead(const l2c_type type, const l2c_matrix *w, size_t j, size_t width, size_t s) {
+    const size_t supers = (w->k + SUPER - 1) / SUPER, next = s + PANEL_AHEAD, over = next < supers ? 0 : width;
+    const uint8_t *soon = w->data + (j + over) * w->row_bytes + (over ? next - supers : next) * super_bytes(type);
+    UNROLL for (size_t at = 0; at < super_bytes(type); at += 64) PREFETCH((const char *)soon + at);
+}
+
 /* Superblock s of n columns into *panel. */
 TILE void pack_super(const l2c_type type, float *panel, const l2c_matrix *w, size_t n, size_t s) {
     float values[CHUNKS][L2C_LANES * L2C_LANES], scales[PANEL_SCALES], mins[PANEL_SCALES];
@@ -230,10 +238,7 @@ TILE void pack_super(const l2c_type type, float *panel, const l2c_matrix *w, siz
             continue;
         }
         const uint8_t *p = super_at(type, last, w->data + j * w->row_bytes, s, w->k);
-        /* sixteen streams are more than the hardware follows; after the rows' ends the next sixteen begin */
-        const size_t supers = (w->k + SUPER - 1) / SUPER, next = s + PANEL_AHEAD, over = next < supers ? 0 : L2C_LANES;
-        const uint8_t *soon = w->data + (j + over) * w->row_bytes + (over ? next - supers : next) * super_bytes(type);
-        UNROLL for (size_t at = 0; at < super_bytes(type); at += 64) PREFETCH((const char *)soon + at);
+        fetch_ahead(type, w, j, L2C_LANES, s);
         vec_store(scales + j * L2C_LANES, super_scales(type, p, &of_mins));
         vec_store(mins + j * L2C_LANES, of_mins);
         UNROLL for (int c = 0; c < CHUNKS; c++) bvec_store(values[c] + j * L2C_LANES, super_values(type, p, c));
@@ -347,24 +352,28 @@ TILE void quant_product(const l2c_type type, float *y, size_t ldy, const l2c_q8_
     quant_rows(type, y + tiled * ldy, ldy, x, w, tiled, m - tiled, n, add);
 }
 
+/* CASE(type); for all of them */
+#define EACH_INTEGER_TYPE                                                                                              \
+    CASE(L2C_TYPE_Q4_0);                                                                                               \
+    CASE(L2C_TYPE_Q4_1);                                                                                               \
+    CASE(L2C_TYPE_Q5_0);                                                                                               \
+    CASE(L2C_TYPE_Q5_1);                                                                                               \
+    CASE(L2C_TYPE_Q8_0);                                                                                               \
+    CASE(L2C_TYPE_Q2_K);                                                                                               \
+    CASE(L2C_TYPE_Q3_K);                                                                                               \
+    CASE(L2C_TYPE_Q4_K);                                                                                               \
+    CASE(L2C_TYPE_Q5_K);                                                                                               \
+    CASE(L2C_TYPE_Q6_K);                                                                                               \
+    CASE(L2C_TYPE_IQ4_NL);                                                                                             \
+    CASE(L2C_TYPE_IQ4_XS);                                                                                             \
+    CASE(L2C_TYPE_TQ2_0);
+
 static void dot_quant(float *y, size_t ldy, const l2c_q8_rows *x, const l2c_matrix *w, size_t m, size_t n, bool add,
                       float *panel) {
 #define CASE(type)                                                                                                     \
     case type: quant_product(type, y, ldy, x, w, m, n, add, panel); break
     switch (w->type->type) {
-        CASE(L2C_TYPE_Q4_0);
-        CASE(L2C_TYPE_Q4_1);
-        CASE(L2C_TYPE_Q5_0);
-        CASE(L2C_TYPE_Q5_1);
-        CASE(L2C_TYPE_Q8_0);
-        CASE(L2C_TYPE_Q2_K);
-        CASE(L2C_TYPE_Q3_K);
-        CASE(L2C_TYPE_Q4_K);
-        CASE(L2C_TYPE_Q5_K);
-        CASE(L2C_TYPE_Q6_K);
-        CASE(L2C_TYPE_IQ4_NL);
-        CASE(L2C_TYPE_IQ4_XS);
-        CASE(L2C_TYPE_TQ2_0);
+        EACH_INTEGER_TYPE
     default: break; /* not computed as integers */
     }
 #undef CASE

@@ -15,6 +15,8 @@ enum {
     Q8_N = 1,
     QUANT_M = 1,
     PANEL_M = 4,
+    PROMPT_M = 1,
+    PROMPT_M_BLOCKS = 1,
     PANEL_ROWS = 1 << 30,
     ATT_H = 1,
     ATT_V = 1
@@ -31,6 +33,12 @@ typedef struct bvec {
 typedef struct ivec {
     int32_t lane[16];
 } ivec;
+typedef struct svec {
+    int16_t lane[32];
+} svec, pvec;
+typedef struct two_s16 {
+    int16_t first, second;
+} two_s16;
 
 #define EACH_LANE for (int i = 0; i < 16; i++)
 
@@ -156,6 +164,9 @@ static inline void vec_store_s8(int8_t *p, vec a) {
         const float away = a.lane[i] + copysignf(BELOW_HALF, a.lane[i]);
         p[i] = (int8_t)(away > -128.0f ? away < 127.0f ? away : 127.0f : -128.0f);
     }
+}
+static inline void vec_store_s16(int16_t *p, vec a) {
+    EACH_LANE p[i] = (int16_t)a.lane[i];
 }
 static inline bvec bvec_load(const int8_t *p) {
     bvec r;
@@ -307,6 +318,45 @@ static inline bvec bvec_or_bits(bvec w, uint64_t bits, int n) {
 static inline bvec bvec_lookup(bvec w, const int8_t *table) {
     EACH_BYTE w.byte[i] = table[w.byte[i]];
     return w;
+}
+
+#define EACH_WORD for (int i = 0; i < 32; i++)
+
+static inline svec svec_low(bvec w) {
+    svec r;
+    EACH_WORD r.lane[i] = w.byte[i];
+    return r;
+}
+static inline svec svec_high(bvec w) {
+    svec r;
+    EACH_WORD r.lane[i] = w.byte[32 + i];
+    return r;
+}
+static inline svec svec_add(svec w, int16_t a) {
+    EACH_WORD w.lane[i] = (int16_t)(w.lane[i] + a);
+    return w;
+}
+static inline svec svec_mul(svec w, int16_t a, int16_t b) {
+    EACH_WORD w.lane[i] = (int16_t)(w.lane[i] * (i < 16 ? a : b));
+    return w;
+}
+static inline void svec_store(float *p, svec w) {
+    memcpy(p, &w, sizeof w);
+}
+static inline pvec pvec_load(const float *p) {
+    pvec r;
+    memcpy(&r, p, sizeof r);
+    return r;
+}
+static inline two_s16 two_s16_load(const int16_t *p) {
+    return (two_s16){p[0], p[1]};
+}
+static inline ivec ivec_zero(void) {
+    return (ivec){{0}};
+}
+static inline ivec ivec_add_dot2(ivec sum, pvec w, two_s16 x) {
+    EACH_LANE sum.lane[i] += w.lane[2 * i] * x.first + w.lane[2 * i + 1] * x.second;
+    return sum;
 }
 
 static inline void pack_block(float *panel, size_t stride, const float *w, size_t k) {

@@ -17,8 +17,11 @@
  *   bvec_join(a, b): 32 bytes of each; bvec_nibbles(a, b): of 16 bytes each, low then high nibbles
  *   bvec_twice(p, low, high, mask): 32 bytes shifted right by `low`, then by `high`, and masked; bvec_shr(w, n, mask)
  *   bvec_or_shl(w, h, n): w | h << n; bvec_or_bits(w, bits, n): bit i << n into byte i; bvec_lookup(w, table): table[w]
+ *   svec         32 int16; svec_low(w), svec_high(w): of a bvec's bytes; svec_add(w, a); svec_mul(w, a, b): by a, the upper half
+ *                by b; svec_store(p, w). pvec: sixteen pairs of int16, pvec_load(p); two_s16_load(p): one pair
+ *   ivec_zero; ivec_add_dot2(sum, w, x): lane i + w[2i] x[0] + w[2i+1] x[1]; vec_store_s16(p, x): of integral x
  *   pack_block(panel, stride, w, k): the transpose of 16 rows by 16 columns
- * and LEVEL (the name), DOT_M, GEMM_M, GEMM_V, Q8_M, Q8_N, QUANT_M, PANEL_M, ATT_H, ATT_V: how many accumulators its registers hold.
+ * and LEVEL (the name), DOT_M, GEMM_M, GEMM_V, Q8_M, Q8_N, QUANT_M, PANEL_M, PROMPT_M, PROMPT_M_BLOCKS, ATT_H, ATT_V: how many accumulators its registers hold.
  * Tiles are inlined with constant sizes, so that their accumulators live in registers.
  * PANEL_ROWS: rows from which on panels of quantised types pay. */
 #include "kernels.h"
@@ -362,6 +365,8 @@ static void quantize_q8(const l2c_q8_rows *q, size_t row, const float *x, size_t
 
 #include "kernels_quant.h"
 
+#include "kernels_prompt.h"
+
 /* ---- Row operators ---- */
 
 static void rmsnorm(float *y, const float *x, const float *weight, size_t n, float eps) {
@@ -684,6 +689,8 @@ const l2c_kernels L2C_JOIN(l2c_kernels_, LEVEL) = {
     .dot_q8 = dot_q8,
     .quantize_q8 = quantize_q8,
     .dot_quant = dot_quant,
+    .gemm_quant = gemm_quant,
+    .quantize_q16 = quantize_q16,
     .quantize_blocks = quantize_blocks,
     .rmsnorm = rmsnorm,
     .rope = rope,

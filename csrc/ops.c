@@ -104,6 +104,18 @@ static bool is_float(const l2c_type_info *type) {
     return type->type == L2C_TYPE_F32 || type->type == L2C_TYPE_F16 || type->type == L2C_TYPE_BF16;
 }
 
+static l2c_q8_rows rows_from(const l2c_q8_rows *q, size_t row) {
+    return (l2c_q8_rows){
+        .values = q->values + row * q->stride,
+        .bias = q->bias + row * q->stride / 4,
+        .scales = q->scales + row * q->scale_stride,
+        .lanes = q->lanes + row * q->lane_stride,
+        .stride = q->stride,
+        .scale_stride = q->scale_stride,
+        .lane_stride = q->lane_stride,
+    };
+}
+
 void l2c_matmul(const l2c_team *team, const l2c_kernels *kernels, float *y, const l2c_rows *x, const l2c_tensor *w,
                 bool add, float *scratch) {
     const l2c_range columns = l2c_team_share(team, w->rows, L2C_LANES);
@@ -120,7 +132,13 @@ void l2c_matmul(const l2c_team *team, const l2c_kernels *kernels, float *y, cons
     const size_t row_bytes = k / w->type->values * w->type->bytes;
     const l2c_matrix matrix = {(const uint8_t *)w->data + columns.from * row_bytes, row_bytes, k, w->type};
     if (w->type->integer) {
-        kernels->dot_quant(out, ldy, &x->q8, &matrix, x->prompt + x->generated, n, add, scratch);
+        if (x->prompt) {
+            kernels->gemm_quant(out, ldy, &x->q16, &matrix, x->prompt, n, add, scratch);
+        }
+        if (x->generated) {
+            const l2c_q8_rows generated = rows_from(&x->q8, x->prompt);
+            kernels->dot_quant(out + x->prompt * ldy, ldy, &generated, &matrix, x->generated, n, add, scratch);
+        }
         return;
     }
     const float *generated = x->x + x->prompt * x->stride;

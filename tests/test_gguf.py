@@ -71,8 +71,9 @@ def test_error_is_at_most_llama_cpps(data_file, isa, name):
     generated = np.stack([session.step(token) for token in tokens])
     ratio = 0.7 if "_K" in kind or kind == "IQ4_XS" else 1.05
     bound = 1e-9 if kind == "f32" else ratio * nmse(theirs, exact)
-    assert nmse(prompt, exact) <= bound
     assert nmse(generated, exact) <= bound
+    # activations of 12 bits, not 8
+    assert nmse(prompt, exact) <= (1e-9 if kind == "f32" else 0.02 * nmse(theirs, exact))
 
 
 @pytest.mark.parametrize("name", ggufs.TYPES)

@@ -38,6 +38,8 @@ static float quant_panel[3 * (L2C_SUPER * 4 + 512) + 16];
 static float scratch[ATT_HEADS * (L2C_KV_CHUNK + 2 * 80 + 4) + 16];
 static int8_t in_q[BIG], q_values[MAX_M * 768];
 static int32_t q_bias[MAX_M * 192];
+static int16_t q16_values[MAX_M * 3 * L2C_SUPER];
+static float q16_scales[MAX_M * 3], q16_sums[MAX_M * 3 * L2C_Q16_SUMS];
 static float q_scales[MAX_M * 256], q_lanes[MAX_M * 3 * L2C_SUPER_LANES];
 
 static float *aligned(float *p) {
@@ -104,6 +106,32 @@ static void run_dot_quant(const l2c_kernels *k, float *y, const size_case *c) {
         l2c_kernels_scalar.quantize_blocks(&q, i, in_x + c->offset + i * c->k, w.k);
     }
     k->dot_quant(y, c->n, &q, &w, c->m, c->n, c->add, aligned(quant_panel));
+}
+
+static l2c_q16_rows word_rows(const size_case *c) {
+    return (l2c_q16_rows){q16_values, q16_scales, q16_sums, c->m};
+}
+
+static void run_quantize_q16(const l2c_kernels *k, float *y, const size_case *c) {
+    const l2c_q16_rows q = word_rows(c);
+    for (size_t i = 0; i < c->m; i++) {
+        k->quantize_q16(&q, i, in_x + c->offset + i * c->k, c->k / 32 * 32);
+    }
+    for (size_t i = 0; i < c->m && c->k >= 32; i++) {
+        for (size_t j = 0; j < c->n; j++) {
+            y[i * c->n + j] =
+                (float)q16_values[i * L2C_SUPER + j] + q16_sums[i * L2C_Q16_SUMS + j % L2C_Q16_SUMS] + q16_scales[i];
+        }
+    }
+}
+
+static void run_gemm_quant(const l2c_kernels *k, float *y, const size_case *c) {
+    const l2c_matrix w = block_matrix(l2c_type_of(integer_types[turn % INTEGER_TYPES]), c);
+    const l2c_q16_rows q = word_rows(c);
+    for (size_t i = 0; i < c->m; i++) {
+        l2c_kernels_scalar.quantize_q16(&q, i, in_x + c->offset + i * c->k, w.k);
+    }
+    k->gemm_quant(y, c->n, &q, &w, c->m, c->n, c->add, aligned(panel));
 }
 
 static void run_gemm_blocks(const l2c_kernels *k, float *y, const size_case *c) {
@@ -197,11 +225,14 @@ static const struct {
     const char *name;
     run_kernel *run;
 } checks[] = {
-    {"dot_f32", run_dot_f32},         {"gemm_f32", run_gemm_f32},     {"quantize_q8", run_quantize_q8},
-    {"dot_q8", run_dot_q8},           {"rmsnorm", run_rmsnorm},       {"rope", run_rope},
-    {"swiglu", run_swiglu},           {"softmax", run_softmax},       {"argmax", run_argmax},
-    {"attend", run_attend},           {"dot_quant", run_dot_quant},   {"quantize_blocks", run_quantize_blocks},
+    {"dot_f32", run_dot_f32},         {"gemm_f32", run_gemm_f32},
+    {"quantize_q8", run_quantize_q8}, {"dot_q8", run_dot_q8},
+    {"rmsnorm", run_rmsnorm},         {"rope", run_rope},
+    {"swiglu", run_swiglu},           {"softmax", run_softmax},
+    {"argmax", run_argmax},           {"attend", run_attend},
+    {"dot_quant", run_dot_quant},     {"quantize_blocks", run_quantize_blocks},
     {"gemm_blocks", run_gemm_blocks}, {"dot_halves", run_dot_halves},
+    {"gemm_quant", run_gemm_quant},   {"quantize_q16", run_quantize_q16},
 };
 
 enum { CHECKS = sizeof checks / sizeof *checks };
