@@ -9,6 +9,8 @@ enum { ALIGNMENT = 64, MAX_THREADS = 1024 };
 
 /* A thread earns its barriers (some 0.3 us each, eight a layer) only with that many multiply-adds a step. */
 static const double MACS_PER_THREAD = 1.5e6;
+/* The same for sampling, whose team only begins and ends together. */
+enum { LOGITS_PER_THREAD = 1 << 15 };
 
 /* Hands out aligned parts of one allocation; with memory NULL it only measures. */
 typedef struct arena {
@@ -98,9 +100,34 @@ int l2c_batch_create(l2c_batch **out, const l2c_transformer *transformer, int32_
     return L2C_OK;
 }
 
+static size_t logits_bytes(const l2c_batch *b, size_t rows) {
+    return rows * (size_t)b->transformer->model.config.vocab_size * sizeof(float);
+}
+
+static void free_logits(l2c_batch *b) {
+    l2c_pages_free(b->own_logits, logits_bytes(b, b->own_rows));
+    b->own_logits = NULL;
+    b->own_rows = 0;
+}
+
+/* Room for the logits of so many rows at least. */
+static int grow_logits(l2c_batch *b, size_t rows, l2c_error *error) {
+    if (rows > b->own_rows) {
+        const size_t most = (size_t)b->capacity, doubled = rows > most / 2 ? most : 2 * rows;
+        free_logits(b);
+        b->own_logits = l2c_pages_alloc(logits_bytes(b, doubled));
+        if (!b->own_logits) {
+            return l2c_fail(error, L2C_ERROR_MEMORY, "no memory for %zu bytes of logits", logits_bytes(b, doubled));
+        }
+        b->own_rows = doubled;
+    }
+    return L2C_OK;
+}
+
 void l2c_batch_free(l2c_batch **batch) {
     if (*batch) {
         l2c_pages_free((*batch)->memory, (*batch)->memory_bytes);
+        free_logits(*batch);
         free(*batch);
     }
     *batch = NULL;
@@ -156,17 +183,25 @@ static int check_spans(const l2c_batch *b, const l2c_span *spans, size_t n_spans
     return L2C_OK;
 }
 
+static l2c_want want_of(const l2c_batch *b, size_t span) {
+    if (!b->samplers) {
+        return b->spans[span].want;
+    }
+    return b->samplers[span] ? L2C_WANT_LAST : L2C_WANT_NONE;
+}
+
 static void set_rows(l2c_batch *b, const l2c_span *spans, size_t n_spans) {
     l2c_row *row = b->rows;
     b->prompt = b->generated = b->wanted_prompt = b->wanted_generated = 0;
     for (size_t i = 0; i < n_spans; i++) {
         const l2c_span *s = &spans[i];
         const bool prompt = s->role == L2C_ROLE_PROMPT;
+        const l2c_want want = want_of(b, i);
         for (int32_t j = 0; j < s->count; j++, row++) {
             row->session = s->session;
             row->position = (size_t)(s->session->position + j);
             row->token = s->tokens[j];
-            row->wanted = s->want == L2C_WANT_ALL || (s->want == L2C_WANT_LAST && j == s->count - 1);
+            row->wanted = want == L2C_WANT_ALL || (want == L2C_WANT_LAST && j == s->count - 1);
             *(prompt ? &b->prompt : &b->generated) += 1;
             *(prompt ? &b->wanted_prompt : &b->wanted_generated) += row->wanted;
         }
@@ -178,11 +213,39 @@ static int begin(l2c_batch *b, const l2c_span *spans, size_t n_spans, float *log
     if (status != L2C_OK) {
         return status;
     }
+    for (size_t i = 0; i < n_spans; i++) {
+        const int reserved = l2c_session_reserve(spans[i].session, spans[i].count, error);
+        if (reserved != L2C_OK) {
+            return reserved;
+        }
+    }
     set_rows(b, spans, n_spans);
     b->logits = logits;
+    if (b->samplers) {
+        const int grown = grow_logits(b, b->wanted_prompt + b->wanted_generated, error);
+        if (grown != L2C_OK) {
+            return grown;
+        }
+        b->logits = b->own_logits;
+    }
     b->layer = 0;
     b->cancelled = false;
     return L2C_OK;
+}
+
+/* The rows of logits that are wanted are in the order of the spans that have samplers; dealt out in turn. */
+static void sample(const l2c_team *team, void *batch) {
+    const l2c_batch *b = batch;
+    const size_t vocab_size = (size_t)b->transformer->model.config.vocab_size;
+    size_t row = 0;
+    for (size_t i = 0; i < b->n_spans; i++) {
+        if (b->samplers[i]) {
+            if (row % (size_t)team->size == (size_t)team->rank) {
+                b->tokens[i] = l2c_sampler_choose(b->samplers[i], b->logits + row * vocab_size);
+            }
+            row++;
+        }
+    }
 }
 
 /* From the layer where the step stands to its end, or to the end of the slice. */
@@ -201,14 +264,22 @@ static int advance(l2c_batch *b, l2c_error *error) {
     for (size_t i = 0; i < b->n_spans; i++) {
         b->spans[i].session->position += b->spans[i].count;
     }
+    if (b->samplers) {
+        const size_t logits =
+            (b->wanted_prompt + b->wanted_generated) * (size_t)b->transformer->model.config.vocab_size;
+        const size_t team = logits / LOGITS_PER_THREAD + 1;
+        l2c_team_run(team < (size_t)b->threads ? (int)team : b->threads, sample, b);
+    }
     return L2C_OK;
 }
 
-/* The step is over, unless it only paused. A failed one has used up the cancellation of its sessions. */
+/* The step is over, unless it only paused. A failed one has used up the cancellation of its sessions, and gives back the
+ * pages that were for its rows. */
 static int finish(l2c_batch *b, int status) {
     if (status != L2C_PAUSED) {
         for (size_t i = 0; i < b->n_spans && status != L2C_OK; i++) {
             atomic_store(&b->spans[i].session->cancelled, false);
+            l2c_session_trim(b->spans[i].session);
         }
         b->spans = NULL;
         b->n_spans = 0;
@@ -217,14 +288,26 @@ static int finish(l2c_batch *b, int status) {
     return status;
 }
 
-int l2c_batch_step(l2c_batch *batch, const l2c_span *spans, size_t n_spans, float *logits, l2c_error *error) {
-    if (atomic_exchange(&batch->busy, true)) {
+static int step(l2c_batch *b, int32_t *tokens, const l2c_span *spans, l2c_sampler *const *samplers, size_t n_spans,
+                float *logits, l2c_error *error) {
+    if (atomic_exchange(&b->busy, true)) {
         return l2c_fail(error, L2C_ERROR_BUSY, "the batch is inside another step");
     }
-    batch->spans = spans;
-    batch->n_spans = n_spans;
-    const int status = begin(batch, spans, n_spans, logits, error);
-    return finish(batch, status == L2C_OK ? advance(batch, error) : status);
+    b->spans = spans;
+    b->n_spans = n_spans;
+    b->samplers = samplers;
+    b->tokens = tokens;
+    const int status = begin(b, spans, n_spans, logits, error);
+    return finish(b, status == L2C_OK ? advance(b, error) : status);
+}
+
+int l2c_batch_step(l2c_batch *batch, const l2c_span *spans, size_t n_spans, float *logits, l2c_error *error) {
+    return step(batch, NULL, spans, NULL, n_spans, logits, error);
+}
+
+int l2c_batch_step_sample(l2c_batch *batch, int32_t *tokens, const l2c_span *spans, l2c_sampler *const *samplers,
+                          size_t n_spans, l2c_error *error) {
+    return step(batch, tokens, spans, samplers, n_spans, NULL, error);
 }
 
 void l2c_batch_set_slice(l2c_batch *batch, double seconds) {

@@ -38,6 +38,10 @@ struct l2c_batch {
     float *logits;                          /* [wanted][vocab_size], the caller's */
     const l2c_span *spans;
     size_t n_spans;
+    l2c_sampler *const *samplers; /* [n_spans], the caller's; NULL: logits are all that is wanted */
+    int32_t *tokens;              /* [n_spans], the caller's */
+    float *own_logits;            /* [own_rows][vocab_size], owned, of a step that samples; kept for the next one */
+    size_t own_rows;
     double slice, started; /* seconds that a run may last, 0: any; when this one began */
     size_t layer;          /* the next one */
     bool cancelled, paused;

@@ -26,6 +26,7 @@ typedef enum l2c_status {
     L2C_ERROR_CONTEXT = -6,     /* the tokens do not fit into the session's context */
     L2C_ERROR_BUSY = -7,        /* the batch is inside another step */
     L2C_ERROR_CANCELLED = -8,   /* l2c_session_cancel was called */
+    L2C_ERROR_EXHAUSTED = -9,   /* all pages of the pool are in use */
 } l2c_status;
 
 typedef struct l2c_error {
@@ -88,17 +89,42 @@ double l2c_transformer_token_macs(const l2c_transformer *transformer);
 int l2c_transformer_row(const l2c_transformer *transformer, const char *tensor, int32_t layer, int64_t row, float *out,
                         int64_t *rows, int64_t *cols, l2c_error *error);
 
-/* Bytes that l2c_session_create (context positions) and l2c_batch_create will reserve for such a model; SIZE_MAX when
- * they exceed it. */
+/* Bytes of keys and values of a session that is full (context positions, in whole pages), and bytes that l2c_batch_create
+ * will reserve, for such a model; SIZE_MAX when they exceed it. */
 size_t l2c_session_bytes(const l2c_config *config, int32_t context);
 size_t l2c_batch_bytes(const l2c_config *config, int32_t rows, int threads);
+
+/* ---- Pool: memory of keys and values, in pages ---- */
+
+typedef struct l2c_pool l2c_pool;
+
+typedef struct l2c_pool_stats {
+    size_t positions;  /* of a page */
+    size_t page_bytes; /* keys and values of all layers for so many positions */
+    size_t limit;      /* pages, 0: any number */
+    size_t used;       /* pages that a session holds */
+    size_t shared;     /* of these, pages that several sessions hold */
+} l2c_pool_stats;
+
+/* Pages for the sessions of one transformer, which must outlive it; `limit` at most (0: any number). They are taken from
+ * the system when first needed; what a session gives back is kept for the next one. Any threads may use sessions of one
+ * pool. Freed, it lives on until its last session is. */
+int l2c_pool_create(l2c_pool **out, const l2c_transformer *transformer, size_t limit, l2c_error *error);
+void l2c_pool_free(l2c_pool **pool);
+void l2c_pool_stat(l2c_pool_stats *out, const l2c_pool *pool);
 
 /* ---- Session: one timeline of keys and values ---- */
 
 typedef struct l2c_session l2c_session;
 
-/* Room for `context` positions (reserved, not touched). The transformer must outlive the session. */
+/* Room for `context` positions; a step takes the pages that it needs before it computes. The transformer must outlive the
+ * session. _create: with a pool of its own, without a limit. */
 int l2c_session_create(l2c_session **out, const l2c_transformer *transformer, int32_t context, l2c_error *error);
+int l2c_session_create_in(l2c_session **out, l2c_pool *pool, int32_t context, l2c_error *error);
+/* A session that has taken the first `position` tokens of another, which the caller has claimed. All their pages are
+ * shared, none is copied; of the two, whoever writes first to a page that both hold takes a copy of it, which can only
+ * be the last one. */
+int l2c_session_fork(l2c_session **out, const l2c_session *session, int32_t position, l2c_error *error);
 void l2c_session_free(l2c_session **session);
 int32_t l2c_session_position(const l2c_session *session); /* tokens taken so far */
 int32_t l2c_session_context(const l2c_session *session);
@@ -106,7 +132,7 @@ int32_t l2c_session_context(const l2c_session *session);
  * rewinds are for the thread that has it. */
 bool l2c_session_enter(l2c_session *session);
 void l2c_session_leave(l2c_session *session);
-/* Forget all tokens from `position` on. */
+/* Forget all tokens from `position` on; pages without any other go back to the pool. */
 int l2c_session_rewind(l2c_session *session, int32_t position, l2c_error *error);
 /* Make the step that is running, or else the next one, end with L2C_ERROR_CANCELLED within a layer. Any thread may call.
  * A call that comes after the running step's last layer began counts for the next one. */
@@ -143,10 +169,14 @@ int l2c_batch_step(l2c_batch *batch, const l2c_span *spans, size_t n_spans, floa
 void l2c_batch_set_slice(l2c_batch *batch, double seconds);
 int l2c_batch_resume(l2c_batch *batch, l2c_error *error);
 void l2c_batch_abandon(l2c_batch *batch);
+/* l2c_batch_step, and a token from the last row of each span that has a sampler: tokens[i] is what l2c_sampler_sample
+ * would give, untouched where samplers[i] is NULL. `want` follows from the samplers; they are distinct and claimed by the
+ * caller. The arrays are [n_spans] and belong to the step until it is over. On failure no random number is drawn. */
+typedef struct l2c_sampler l2c_sampler;
+int l2c_batch_step_sample(l2c_batch *batch, int32_t *tokens, const l2c_span *spans, l2c_sampler *const *samplers,
+                          size_t n_spans, l2c_error *error);
 
 /* ---- Sampler: logits to token id ---- */
-
-typedef struct l2c_sampler l2c_sampler;
 
 /* temperature 0, or so small that its inverse is infinite: the most probable token, no random number drawn. top_p outside (0, 1): off. seed is not 0. isa NULL:
  * the best. */
@@ -161,6 +191,8 @@ float *l2c_sampler_logits(l2c_sampler *sampler);
 /* The id that the logits and the next random number give; overwrites the logits. -1, and no random number is drawn, if
  * one of them is NaN or +infinity, or all are -infinity. */
 int32_t l2c_sampler_sample(l2c_sampler *sampler);
+/* The same for logits [vocab_size] that lie elsewhere. */
+int32_t l2c_sampler_choose(l2c_sampler *sampler, float *logits);
 /* Draw and drop `count` random numbers, as `count` samples at temperature > 0 would. */
 void l2c_sampler_skip(l2c_sampler *sampler, int32_t count);
 uint64_t l2c_sampler_state(const l2c_sampler *sampler);

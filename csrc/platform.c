@@ -151,6 +151,16 @@ bool l2c_forked(void) {
 void l2c_watch_fork(void) {
 }
 
+static SRWLOCK process_lock = SRWLOCK_INIT;
+
+void l2c_lock(void) {
+    AcquireSRWLockExclusive(&process_lock);
+}
+
+void l2c_unlock(void) {
+    ReleaseSRWLockExclusive(&process_lock);
+}
+
 #else
 #include <fcntl.h>
 #include <limits.h>
@@ -307,14 +317,26 @@ void l2c_nap(void) {
     nanosleep(&(struct timespec){.tv_nsec = 1}, NULL);
 }
 
+static pthread_mutex_t process_lock = PTHREAD_MUTEX_INITIALIZER;
+
+void l2c_lock(void) {
+    pthread_mutex_lock(&process_lock);
+}
+
+void l2c_unlock(void) {
+    pthread_mutex_unlock(&process_lock);
+}
+
 static atomic_bool forked;
 
 static void after_fork_in_child(void) {
     atomic_store(&forked, true);
+    l2c_unlock();
 }
 
+/* The thread that forks holds the lock meanwhile: the child's copy of what it guards is whole, and free. */
 static void watch_fork(void) {
-    pthread_atfork(NULL, NULL, after_fork_in_child);
+    pthread_atfork(l2c_lock, l2c_unlock, after_fork_in_child);
 }
 
 bool l2c_forked(void) {

@@ -33,4 +33,8 @@ void l2c_nap(void);      /* sleep for the shortest time there is */
 bool l2c_forked(void);   /* true in a child that was forked after the first call of l2c_watch_fork */
 void l2c_watch_fork(void);
 
+/* One lock for the process, held for a few instructions at a time. After l2c_watch_fork no fork finds it taken. */
+void l2c_lock(void);
+void l2c_unlock(void);
+
 #endif

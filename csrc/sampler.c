@@ -189,7 +189,10 @@ static bool are_logits(const float *x, size_t n) {
 }
 
 int32_t l2c_sampler_sample(l2c_sampler *sampler) {
-    float *logits = sampler->logits;
+    return l2c_sampler_choose(sampler, sampler->logits);
+}
+
+int32_t l2c_sampler_choose(l2c_sampler *sampler, float *logits) {
     const size_t n = (size_t)sampler->vocab_size;
     if (!are_logits(logits, n)) {
         return -1;

@@ -1,9 +1,10 @@
-/* session.c: the memory of one timeline of keys and values. */
+/* session.c: one timeline of keys and values: which pages of a pool hold it. */
 #include "session.h"
 
 #include "error.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 l2c_kv_layout l2c_kv_layout_of(const l2c_config *config) {
     l2c_kv_layout layout;
@@ -24,36 +25,58 @@ size_t l2c_session_bytes(const l2c_config *config, int32_t context) {
     return pages > SIZE_MAX / page_bytes ? SIZE_MAX : pages * page_bytes;
 }
 
-static int build(l2c_session *s, const l2c_transformer *transformer, int32_t context, l2c_error *error) {
-    const l2c_config *config = &transformer->model.config;
-    const size_t pages = page_count(context);
+static int create(l2c_session **out, l2c_pool *pool, int32_t context, l2c_error *error) {
+    const l2c_transformer *transformer = l2c_pool_transformer(pool);
+    l2c_session *s = *out = calloc(1, sizeof **out);
+    float **pages = calloc(page_count(context), sizeof *pages);
+    if (!s || !pages) {
+        free(s);
+        free(pages);
+        *out = NULL;
+        return l2c_fail(error, L2C_ERROR_MEMORY, "no memory for a session of %ld positions", (long)context);
+    }
     s->transformer = transformer;
-    s->layout = l2c_kv_layout_of(config);
+    s->layout = l2c_kv_layout_of(&transformer->model.config);
     s->context = context;
-    s->memory_bytes = l2c_session_bytes(config, context);
-    s->memory = l2c_pages_alloc(s->memory_bytes);
-    s->pages = calloc(pages, sizeof *s->pages);
-    if (!s->memory || !s->pages) {
-        return l2c_fail(error, L2C_ERROR_MEMORY, "no memory for %zu bytes of keys and values", s->memory_bytes);
-    }
-    for (size_t i = 0; i < pages; i++) {
-        s->pages[i] = (float *)s->memory + i * s->layout.page;
-    }
+    s->pages = pages;
+    s->pool = pool;
+    l2c_pool_retain(pool);
     return L2C_OK;
 }
 
-int l2c_session_create(l2c_session **out, const l2c_transformer *transformer, int32_t context, l2c_error *error) {
+int l2c_session_create_in(l2c_session **out, l2c_pool *pool, int32_t context, l2c_error *error) {
     *out = NULL;
     if (context < 1) {
         return l2c_fail(error, L2C_ERROR_ARGUMENT, "a context of %ld positions, expected at least 1", (long)context);
     }
-    *out = calloc(1, sizeof **out);
-    if (!*out) {
-        return l2c_fail(error, L2C_ERROR_MEMORY, "no memory for a session");
+    return create(out, pool, context, error);
+}
+
+int l2c_session_create(l2c_session **out, const l2c_transformer *transformer, int32_t context, l2c_error *error) {
+    l2c_pool *pool;
+    *out = NULL;
+    int status = l2c_pool_create_sized(&pool, transformer, 0, context > 0 ? context : 1, error);
+    if (status == L2C_OK) {
+        status = l2c_session_create_in(out, pool, context, error);
+        l2c_pool_free(&pool);
     }
-    const int status = build(*out, transformer, context, error);
-    if (status != L2C_OK) {
-        l2c_session_free(out);
+    return status;
+}
+
+int l2c_session_fork(l2c_session **out, const l2c_session *session, int32_t position, l2c_error *error) {
+    *out = NULL;
+    if (position < 0 || position > session->position) {
+        return l2c_fail(error, L2C_ERROR_ARGUMENT, "a fork at position %ld, expected 0 to %ld", (long)position,
+                        (long)session->position);
+    }
+    const int status = create(out, session->pool, session->context, error);
+    if (status == L2C_OK) {
+        l2c_session *s = *out;
+        s->position = position;
+        for (; s->n_pages < page_count(position); s->n_pages++) {
+            s->pages[s->n_pages] = session->pages[s->n_pages];
+            l2c_page_retain(s->pool, s->pages[s->n_pages]);
+        }
     }
     return status;
 }
@@ -61,11 +84,47 @@ int l2c_session_create(l2c_session **out, const l2c_transformer *transformer, in
 void l2c_session_free(l2c_session **session) {
     l2c_session *s = *session;
     if (s) {
-        l2c_pages_free(s->memory, s->memory_bytes);
+        s->position = 0;
+        l2c_session_trim(s);
+        l2c_pool_free(&s->pool);
         free(s->pages);
         free(s);
     }
     *session = NULL;
+}
+
+void l2c_session_trim(l2c_session *session) {
+    while (session->n_pages > page_count(session->position)) {
+        l2c_page_release(session->pool, session->pages[--session->n_pages]);
+    }
+}
+
+/* Copy on write: the page goes on holding the positions before the session's. */
+static int own(l2c_session *s, size_t page, l2c_error *error) {
+    void *copy;
+    const int status = l2c_page_take(&copy, s->pool, error);
+    if (status == L2C_OK) {
+        memcpy(copy, s->pages[page], l2c_session_bytes(&s->transformer->model.config, 1));
+        l2c_page_release(s->pool, s->pages[page]);
+        s->pages[page] = copy;
+    }
+    return status;
+}
+
+int l2c_session_reserve(l2c_session *session, int32_t count, l2c_error *error) {
+    const size_t page = (size_t)session->position / L2C_KV_PAGE, needed = page_count(session->position + count);
+    int status = L2C_OK;
+    if (page < session->n_pages && l2c_page_shared(session->pages[page])) {
+        status = own(session, page, error);
+    }
+    while (status == L2C_OK && session->n_pages < needed) {
+        void *fresh;
+        status = l2c_page_take(&fresh, session->pool, error);
+        if (status == L2C_OK) {
+            session->pages[session->n_pages++] = fresh;
+        }
+    }
+    return status;
 }
 
 int32_t l2c_session_position(const l2c_session *session) {
@@ -90,6 +149,7 @@ int l2c_session_rewind(l2c_session *session, int32_t position, l2c_error *error)
                         (long)session->position);
     }
     session->position = position;
+    l2c_session_trim(session);
     return L2C_OK;
 }
 

@@ -2,9 +2,7 @@
 #ifndef L2C_SESSION_H
 #define L2C_SESSION_H
 
-#include "model.h"
-
-#include <stdatomic.h>
+#include "pool.h"
 
 /* Keys and values live in pages of L2C_KV_PAGE positions: [layer][kv head][block of L2C_KV_BLOCK], each block
  * keys [head_dim][L2C_KV_BLOCK], then values [L2C_KV_BLOCK][head_dim rounded up to L2C_LANES]. */
@@ -18,10 +16,16 @@ struct l2c_session {
     const l2c_transformer *transformer;
     l2c_kv_layout layout;
     int32_t context, position;
-    float **pages; /* [context / L2C_KV_PAGE rounded up] into memory */
-    void *memory;  /* owned */
-    size_t memory_bytes;
+    float **pages; /* [context / L2C_KV_PAGE rounded up]; the first n_pages are held */
+    size_t n_pages;
+    l2c_pool *pool; /* owned, with others */
     atomic_bool busy, cancelled;
 };
+
+/* Takes the pages that the next `count` positions need, so that no other session holds a page that will be written to.
+ * On failure the session may hold more pages than before. */
+int l2c_session_reserve(l2c_session *session, int32_t count, l2c_error *error);
+/* Gives back the pages beyond the session's position. */
+void l2c_session_trim(l2c_session *session);
 
 #endif

@@ -3,8 +3,9 @@
     llm = llama2c.load("llama-2-7b.Q4_K_M.gguf")
     print(llm.generate("Once upon a time", seed=42))
 
-`load` gives a `Llama` with `generate`, `stream`, `logits`, `score`, `session`. Below it lie the classes of the C core:
-`Transformer` (weights), `Session` (one timeline of keys and values), `Batch`, `Sampler`, `Tokenizer`.
+`load` gives a `Llama` with `generate`, `stream`, `logits`, `score`, `session`.
+Below lie the classes of the C core: `Transformer` (weights), `Session` (one timeline of keys and values), `Pool` (their
+memory), `Batch`, `Sampler`, `Tokenizer`.
 """
 
 from typing import TYPE_CHECKING
@@ -21,7 +22,9 @@ from llama2c._core import (
     BusyError,
     CancelledError,
     ContextError,
+    ExhaustedError,
     FormatError,
+    Pool,
     Sampler,
     Session,
     Tokenizer,
@@ -49,11 +52,13 @@ __all__ = [
     "Config",
     "ContextError",
     "Conversation",
+    "ExhaustedError",
     "FormatError",
     "Generation",
     "Llama",
     "Perplexity",
     "Piece",
+    "Pool",
     "Quantization",
     "QuantizedTensor",
     "Sampler",

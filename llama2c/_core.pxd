@@ -13,6 +13,7 @@ cdef extern from "llama2c.h" nogil:
         L2C_ERROR_CONTEXT
         L2C_ERROR_BUSY
         L2C_ERROR_CANCELLED
+        L2C_ERROR_EXHAUSTED
 
     ctypedef struct l2c_error:
         l2c_status status
@@ -60,11 +61,27 @@ cdef extern from "llama2c.h" nogil:
     size_t l2c_session_bytes(const l2c_config *config, int32_t context)
     size_t l2c_batch_bytes(const l2c_config *config, int32_t rows, int threads)
 
+    ctypedef struct l2c_pool:
+        pass
+
+    ctypedef struct l2c_pool_stats:
+        size_t positions
+        size_t page_bytes
+        size_t limit
+        size_t used
+        size_t shared
+
+    int l2c_pool_create(l2c_pool **out, const l2c_transformer *transformer, size_t limit, l2c_error *error)
+    void l2c_pool_free(l2c_pool **pool)
+    void l2c_pool_stat(l2c_pool_stats *out, const l2c_pool *pool)
+
     ctypedef struct l2c_session:
         pass
 
     int l2c_session_create(l2c_session **out, const l2c_transformer *transformer, int32_t context,
                            l2c_error *error)
+    int l2c_session_create_in(l2c_session **out, l2c_pool *pool, int32_t context, l2c_error *error)
+    int l2c_session_fork(l2c_session **out, const l2c_session *session, int32_t position, l2c_error *error)
     void l2c_session_free(l2c_session **session)
     int32_t l2c_session_position(const l2c_session *session)
     int32_t l2c_session_context(const l2c_session *session)
@@ -102,10 +119,13 @@ cdef extern from "llama2c.h" nogil:
     int l2c_batch_resume(l2c_batch *batch, l2c_error *error)
     void l2c_batch_abandon(l2c_batch *batch)
 
-    double l2c_log_probability(const l2c_transformer *transformer, float *logits, int32_t token)
-
     ctypedef struct l2c_sampler:
         pass
+
+    int l2c_batch_step_sample(l2c_batch *batch, int32_t *tokens, const l2c_span *spans, l2c_sampler **samplers,
+                              size_t n_spans, l2c_error *error)
+
+    double l2c_log_probability(const l2c_transformer *transformer, float *logits, int32_t token)
 
     int l2c_sampler_create(l2c_sampler **out, int32_t vocab_size, float temperature, float top_p,
                            uint64_t seed, const char *isa, l2c_error *error)

@@ -19,7 +19,9 @@ __all__ = [
     "BusyError",
     "CancelledError",
     "ContextError",
+    "ExhaustedError",
     "FormatError",
+    "Pool",
     "Sampler",
     "Session",
     "Tokenizer",
@@ -87,6 +89,12 @@ class CancelledError(RuntimeError):
     __module__ = "llama2c"
 
 
+class ExhaustedError(MemoryError):
+    """A step needs more pages of keys and values than its pool has left; its sessions are at the positions they had."""
+
+    __module__ = "llama2c"
+
+
 cdef object exception_of(const l2c_error *error, object path):
     cdef str message = error.message.decode("utf-8", "replace")
     if error.status == L2C_ERROR_IO:
@@ -105,6 +113,8 @@ cdef object exception_of(const l2c_error *error, object path):
         return BusyError(message)
     if error.status == L2C_ERROR_CANCELLED:
         return CancelledError(message)
+    if error.status == L2C_ERROR_EXHAUSTED:
+        return ExhaustedError(message)
     return ValueError(message)
 
 
@@ -548,36 +558,138 @@ cdef int finish_step(l2c_batch *batch, int status, l2c_error *error) except? -10
 
 
 @cython.final
+cdef class Pool:
+    """Memory of keys and values for any number of sessions, in pages that they may share.
+
+    Pool(transformer, *, pages=0)
+
+    pages: most that its sessions may hold at once, 0 for any number; a step that needs more raises ExhaustedError. A page
+    holds `page_positions` positions of one session, or of several that were forked. Memory is taken when a step first
+    needs it; what a session gives back is kept for the next one, until the pool and all its sessions are gone. Any
+    threads may use sessions of one pool.
+    """
+
+    cdef l2c_pool *handle
+    cdef readonly Transformer transformer
+
+    def __cinit__(self, Transformer transformer not None, *, size_t pages=0):
+        cdef l2c_error error
+        self.transformer = transformer
+        check(l2c_pool_create(&self.handle, transformer.handle, pages, &error), &error)
+
+    def __dealloc__(self):
+        l2c_pool_free(&self.handle)
+
+    cdef l2c_pool_stats stats(self):
+        cdef l2c_pool_stats stats
+        l2c_pool_stat(&stats, self.handle)
+        return stats
+
+    @property
+    def pages(self):
+        """Most pages that sessions may hold at once, 0 for any number."""
+        return self.stats().limit
+
+    @property
+    def page_positions(self):
+        """Positions of a page."""
+        return self.stats().positions
+
+    @property
+    def page_bytes(self):
+        """Bytes of a page: the keys and values of all layers for its positions."""
+        return self.stats().page_bytes
+
+    @property
+    def used(self):
+        """Pages that a session holds."""
+        return self.stats().used
+
+    @property
+    def shared(self):
+        """Of the pages in use those that several sessions hold."""
+        return self.stats().shared
+
+
+cdef object FORK = object()
+
+
+@cython.final
 cdef class Session:
     """One timeline of tokens with its keys and values.
 
-    Session(transformer, *, context=0, threads=1, chunk=256)
+    Session(transformer, *, context=0, threads=1, chunk=256, pool=None)
 
     context: positions it can hold; 0 means what the model was trained for. threads: for each step. chunk: prompt rows a
-    step; it changes speed and memory, never the result. One thread at a time: a second one gets BusyError.
+    step; it changes speed and memory, never the result. pool: where the memory of keys and values comes from; None: from
+    one of its own, without a limit. One thread at a time: a second one gets BusyError.
     """
 
     cdef l2c_session *handle
-    cdef l2c_batch *batch
-    cdef int32_t vocab_size
+    cdef l2c_batch *batch  # NULL until a step of its own, for a session that is meant for steps of a Batch
+    cdef int32_t vocab_size, chunk
+    cdef int threads
     cdef readonly Transformer transformer
 
-    def __cinit__(self, Transformer transformer not None, *, int32_t context=0, int threads=1, int32_t chunk=256):
+    def __cinit__(
+        self,
+        Transformer transformer not None,
+        *,
+        int32_t context=0,
+        int threads=1,
+        int32_t chunk=256,
+        Pool pool=None,
+        object fork=None,
+    ):
         cdef l2c_error error
         cdef const l2c_config *config = l2c_transformer_config(transformer.handle)
         self.transformer = transformer
         self.vocab_size = config.vocab_size
+        self.threads = threads
+        self.chunk = chunk
+        if fork is FORK:  # which makes the handle itself
+            return
+        if fork is not None:
+            raise TypeError("use Session.fork()")
         if context == 0:
             context = config.context
         if chunk > context > 0:
-            chunk = context
-        check(l2c_session_create(&self.handle, transformer.handle, context, &error), &error)
-        check(l2c_batch_create(&self.batch, transformer.handle, chunk, threads, &error), &error)
-        l2c_batch_set_slice(self.batch, SLICE_SECONDS)
+            self.chunk = context
+        if pool is None:
+            check(l2c_session_create(&self.handle, transformer.handle, context, &error), &error)
+            self.need_batch()
+        elif pool.transformer is not transformer:
+            raise ValueError("the pool belongs to another transformer")
+        else:
+            check(l2c_session_create_in(&self.handle, pool.handle, context, &error), &error)
 
     def __dealloc__(self):
         l2c_batch_free(&self.batch)
         l2c_session_free(&self.handle)
+
+    cdef int need_batch(self) except -1:
+        cdef l2c_error error
+        if self.batch == NULL:
+            check(l2c_batch_create(&self.batch, self.transformer.handle, self.chunk, self.threads, &error), &error)
+            l2c_batch_set_slice(self.batch, SLICE_SECONDS)
+        return 0
+
+    def fork(self, position=None):
+        """A new session that has taken the same tokens, the first `position` of them (None: all), and goes on alone.
+
+        It takes no time: both share the memory of these tokens, by pages, until one writes to the last page and copies
+        it for that. Its settings and its pool are those of this one. Raises ValueError, BusyError, MemoryError.
+        """
+        cdef l2c_error error
+        cdef Session out
+        self.enter()
+        try:
+            out = Session(self.transformer, threads=self.threads, chunk=self.chunk, fork=FORK)
+            at = l2c_session_position(self.handle) if position is None else position
+            check(l2c_session_fork(&out.handle, self.handle, at, &error), &error)
+        finally:
+            l2c_session_leave(self.handle)
+        return out
 
     @property
     def position(self):
@@ -620,10 +732,12 @@ cdef class Session:
         cdef l2c_error error, ignored
         cdef const int32_t[::1] view = ids
         cdef Py_ssize_t total = view.shape[0], done = 0
-        cdef int32_t before = l2c_session_position(self.handle), part = 0, rows = l2c_batch_rows(self.batch)
+        cdef int32_t before = l2c_session_position(self.handle), part = 0, rows
         cdef l2c_span span
         cdef float *logits = NULL
         cdef int status = L2C_OK
+        self.need_batch()
+        rows = l2c_batch_rows(self.batch)
         if total == 0:
             raise ValueError("no tokens: expected at least 1")
         if total > l2c_session_context(self.handle) - before:
@@ -714,6 +828,7 @@ cdef class Session:
         span.role = L2C_ROLE_GENERATED
         span.want = L2C_WANT_LAST
         try:
+            self.need_batch()
             with nogil:
                 status = l2c_batch_step(self.batch, &span, 1, logits, &error)
             return check(finish_step(self.batch, status, &error), &error)
@@ -767,59 +882,125 @@ cdef class Batch:
         """Most rows of a step."""
         return l2c_batch_rows(self.handle)
 
+    cdef list arrays_of(self, list items):
+        # The ids of each span, and all that can be said of a span without its session's position.
+        cdef list arrays = []
+        for item in items:
+            if not isinstance(item[0], Session):
+                raise TypeError(f"a span begins with a {type(item[0]).__name__}, expected a Session")
+            if item[2] not in (L2C_ROLE_PROMPT, L2C_ROLE_GENERATED):
+                raise ValueError(f"role {item[2]!r}, expected ROLE_PROMPT or ROLE_GENERATED")
+            array = token_array(item[1])
+            if array.size == 0:
+                raise ValueError("a span without tokens: expected at least 1")
+            if array.size > l2c_batch_rows(self.handle):
+                raise ValueError(f"a span of {array.size} rows in a batch of {l2c_batch_rows(self.handle)}")
+            arrays.append(array)
+        return arrays
+
+    cdef int run(
+        self, list items, list arrays, list wants, float *logits, l2c_sampler **samplers, int32_t *tokens
+    ) except -1:
+        # With samplers [len(items)], tokens are sampled; else the logits are the result.
+        cdef l2c_error error
+        cdef size_t n = len(items), i, entered = 0
+        cdef Session session
+        cdef const int32_t[::1] view
+        cdef int status
+        cdef l2c_span *spans = <l2c_span *>malloc((n + 1) * sizeof(l2c_span))
+        if spans == NULL:
+            raise MemoryError(f"no memory for {n} spans")
+        try:
+            for i in range(n):
+                session = items[i][0]
+                view = arrays[i]
+                spans[i].session = session.handle
+                spans[i].tokens = &view[0]
+                spans[i].count = <int32_t>view.shape[0]
+                spans[i].role = items[i][2]
+                spans[i].want = wants[i]
+            while entered < n:
+                if not l2c_session_enter(spans[entered].session):
+                    raise BusyError(f"span {entered}: the session is in use by another thread, or twice in this step")
+                entered += 1
+            with nogil:
+                if samplers == NULL:
+                    status = l2c_batch_step(self.handle, spans, n, logits, &error)
+                else:
+                    status = l2c_batch_step_sample(self.handle, tokens, spans, samplers, n, &error)
+            return check(finish_step(self.handle, status, &error), &error)
+        finally:
+            while entered > 0:
+                entered -= 1
+                l2c_session_leave(spans[entered].session)
+            free(spans)
+
     def step(self, spans):
         """One forward over `spans`: (session, token ids, role, every_row) each.
 
         role: ROLE_PROMPT or ROLE_GENERATED; prompt spans come first. every_row: logits of all rows of the span, else of
         its last. Returns float32 [wanted rows, vocab_size] in the order of the spans. On an error no session has moved.
         """
-        cdef l2c_error error
         cdef list items = [tuple(item) for item in spans]
-        cdef list arrays = [token_array(item[1]) for item in items]
-        cdef size_t n = len(items), i
-        cdef Py_ssize_t wanted = 0
-        cdef l2c_span *c_spans = NULL
-        cdef Session session
-        cdef const int32_t[::1] view
-        cdef int status
-        cdef size_t entered = 0
-        for item, array in zip(items, arrays, strict=True):
-            if not isinstance(item[0], Session):
-                raise TypeError(f"a span begins with a {type(item[0]).__name__}, expected a Session")
-            if item[2] not in (L2C_ROLE_PROMPT, L2C_ROLE_GENERATED):
-                raise ValueError(f"role {item[2]!r}, expected ROLE_PROMPT or ROLE_GENERATED")
-            if array.size == 0:
-                raise ValueError("a span without tokens: expected at least 1")
-            if array.size > l2c_batch_rows(self.handle):
-                raise ValueError(f"a span of {array.size} rows in a batch of {l2c_batch_rows(self.handle)}")
-            wanted += array.size if item[3] else 1
+        cdef list arrays = self.arrays_of(items)
+        cdef list wants = [L2C_WANT_ALL if item[3] else L2C_WANT_LAST for item in items]
+        cdef Py_ssize_t wanted = sum([array.size if item[3] else 1 for item, array in zip(items, arrays, strict=True)])
         out = numpy().empty((wanted, self.vocab_size), dtype=numpy().float32)
         cdef float[:, ::1] result = out
-        c_spans = <l2c_span *>malloc((n + 1) * sizeof(l2c_span))
-        if c_spans == NULL:
-            raise MemoryError(f"no memory for {n} spans")
+        self.run(items, arrays, wants, &result[0, 0] if wanted else NULL, NULL, NULL)
+        return out
+
+    def step_sample(self, spans, samplers, *, list out=None):
+        """One forward over `spans`, (session, token ids, role) each, and a token sampled after each that has a sampler.
+
+        samplers: one a span, None where no token is wanted; each once. Returns a list with an item a span: the token's
+        id, None where none was wanted, -1 where the logits are no distribution (NaN or +infinity among them, or nothing
+        but -infinity). The inner step of many generations at once. On an error no session and no sampler has moved.
+
+        out: the list to fill, which must be empty. It is filled before any signal's handler can run: after an interrupt
+        it tells whether the step was made.
+        """
+        cdef list items = [tuple(item) for item in spans], chosen = list(samplers), made = []
+        cdef list arrays = self.arrays_of(items)
+        cdef Py_ssize_t n = len(items), i, entered = 0
+        cdef Sampler sampler
+        cdef l2c_sampler **handles = NULL
+        cdef int32_t *tokens = NULL
+        if len(chosen) != n:
+            raise ValueError(f"{len(chosen)} samplers for {n} spans, expected one each, or None")
+        if out:
+            raise ValueError(f"out has {len(out)} items, expected none")
+        for item in chosen:
+            if item is not None and not isinstance(item, Sampler):
+                raise TypeError(f"a sampler is a {type(item).__name__}, expected Sampler or None")
+            if item is not None and (<Sampler>item).vocab_size != self.vocab_size:
+                raise ValueError(f"a sampler of {(<Sampler>item).vocab_size} tokens for a model of {self.vocab_size}")
+        handles = <l2c_sampler **>malloc((n + 1) * sizeof(l2c_sampler *))
+        tokens = <int32_t *>malloc((n + 1) * sizeof(int32_t))
         try:
-            for i in range(n):
-                session = items[i][0]
-                view = arrays[i]
-                c_spans[i].session = session.handle
-                c_spans[i].tokens = &view[0]
-                c_spans[i].count = <int32_t>view.shape[0]
-                c_spans[i].role = items[i][2]
-                c_spans[i].want = L2C_WANT_ALL if items[i][3] else L2C_WANT_LAST
+            if handles == NULL or tokens == NULL:
+                raise MemoryError(f"no memory for {n} samplers")
             while entered < n:
-                if not l2c_session_enter(c_spans[entered].session):
-                    raise BusyError(f"span {entered}: the session is in use by another thread, or twice in this step")
+                handles[entered] = NULL
+                if chosen[entered] is not None:
+                    sampler = chosen[entered]
+                    sampler.enter()
+                    handles[entered] = sampler.handle
                 entered += 1
-            with nogil:
-                status = l2c_batch_step(self.handle, c_spans, n, &result[0, 0] if n else NULL, &error)
-            check(finish_step(self.handle, status, &error), &error)
+            self.run(items, arrays, [L2C_WANT_NONE] * n, NULL, handles, tokens)
+            for i in range(n):
+                made.append(tokens[i] if handles[i] != NULL else None)
+            if out is None:
+                return made
+            out.extend(made)
+            return out
         finally:
             while entered > 0:
                 entered -= 1
-                l2c_session_leave(c_spans[entered].session)
-            free(c_spans)
-        return out
+                if handles[entered] != NULL:
+                    l2c_sampler_leave(handles[entered])
+            free(handles)
+            free(tokens)
 
 
 @cython.final

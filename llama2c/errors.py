@@ -1,11 +1,12 @@
 """The exceptions of llama2c; each is also a built-in one, so `except ValueError` and the like catch them."""
 
-from llama2c._core import BusyError, CancelledError, ContextError, FormatError, UnsupportedError
+from llama2c._core import BusyError, CancelledError, ContextError, ExhaustedError, FormatError, UnsupportedError
 
 __all__ = [
     "BusyError",
     "CancelledError",
     "ContextError",
+    "ExhaustedError",
     "FormatError",
     "TokenizerError",
     "UnsupportedError",
