@@ -35,6 +35,7 @@ static void lay_out(l2c_batch *b, arena *a, const l2c_config *config, size_t row
     const size_t q_dim = (size_t)config->n_heads * head_dim, kv_dim = (size_t)config->n_kv_heads * head_dim;
     const size_t group_heads = (size_t)config->n_heads / (size_t)config->n_kv_heads;
     b->rows = part(a, rows, sizeof *b->rows);
+    b->runs = part(a, rows, sizeof *b->runs);
     b->x = part(a, rows * dim, sizeof(float));
     b->normed = part(a, rows * dim, sizeof(float));
     b->q = part(a, rows * q_dim, sizeof(float));
@@ -192,11 +193,18 @@ static l2c_want want_of(const l2c_batch *b, size_t span) {
 
 static void set_rows(l2c_batch *b, const l2c_span *spans, size_t n_spans) {
     l2c_row *row = b->rows;
+    const l2c_config *c = &b->transformer->model.config;
+    const size_t most = l2c_attention_rows((size_t)c->n_heads / (size_t)c->n_kv_heads);
+    b->n_runs = 0;
     b->prompt = b->generated = b->wanted_prompt = b->wanted_generated = 0;
     for (size_t i = 0; i < n_spans; i++) {
         const l2c_span *s = &spans[i];
         const bool prompt = s->role == L2C_ROLE_PROMPT;
         const l2c_want want = want_of(b, i);
+        const size_t first = (size_t)(row - b->rows), count = (size_t)s->count;
+        for (size_t from = 0; from < count; from += most) {
+            b->runs[b->n_runs++] = (l2c_run){first + from, count - from < most ? count - from : most};
+        }
         for (int32_t j = 0; j < s->count; j++, row++) {
             row->session = s->session;
             row->position = (size_t)(s->session->position + j);

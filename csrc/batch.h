@@ -13,6 +13,11 @@ typedef struct l2c_row {
     bool wanted; /* its logits are */
 } l2c_row;
 
+/* Rows of one session, one after the other, that attention takes together. */
+typedef struct l2c_run {
+    size_t from, count;
+} l2c_run;
+
 struct l2c_batch {
     const l2c_transformer *transformer;
     int32_t capacity; /* rows */
@@ -21,6 +26,7 @@ struct l2c_batch {
     size_t memory_bytes;
 
     l2c_row *rows;    /* [R] */
+    l2c_run *runs;    /* [R at most] */
     float *x;         /* [R][dim] residual stream */
     float *normed;    /* [R][dim] */
     float *q, *k, *v; /* [R][n_heads head_dim], [R][n_kv_heads head_dim] twice */
@@ -33,7 +39,8 @@ struct l2c_batch {
     size_t scratch_floats;
 
     /* of the step at hand */
-    size_t prompt, generated;               /* rows */
+    size_t prompt, generated; /* rows */
+    size_t n_runs;
     size_t wanted_prompt, wanted_generated; /* rows whose logits are wanted */
     float *logits;                          /* [wanted][vocab_size], the caller's */
     const l2c_span *spans;

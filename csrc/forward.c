@@ -90,6 +90,7 @@ static void product(const l2c_team *team, const l2c_batch *b, float *y, const fl
 
 /* q and k are rotated; k and v go to their places in the session's pages */
 static void rotate_and_store(const l2c_team *team, l2c_batch *b, size_t layer) {
+    const l2c_kernels *kernels = b->transformer->kernels;
     const l2c_config *c = &b->transformer->model.config;
     const size_t head_dim = (size_t)c->head_dim, n_heads = (size_t)c->n_heads, n_kv_heads = (size_t)c->n_kv_heads;
     const l2c_range rows = l2c_team_share(team, row_count(b), 1);
@@ -99,17 +100,14 @@ static void rotate_and_store(const l2c_team *team, l2c_batch *b, size_t layer) {
         const float *angles = b->angles + r * 2 * head_dim;
         float *k = b->k + r * n_kv_heads * head_dim;
         const float *v = b->v + r * n_kv_heads * head_dim;
-        b->transformer->kernels->rope(b->q + r * n_heads * head_dim, angles, n_heads, head_dim);
-        b->transformer->kernels->rope(k, angles, n_kv_heads, head_dim);
-        const size_t in_page = row->position % L2C_KV_PAGE, t = row->position % L2C_KV_BLOCK;
+        kernels->rope(b->q + r * n_heads * head_dim, angles, n_heads, head_dim);
+        kernels->rope(k, angles, n_kv_heads, head_dim);
+        const size_t in_page = row->position % L2C_KV_PAGE;
+        uint8_t *block = row->session->pages[row->position / L2C_KV_PAGE] + layer * layout->layer +
+                         in_page / L2C_KV_BLOCK * layout->block;
         for (size_t h = 0; h < n_kv_heads; h++) {
-            float *keys = row->session->pages[row->position / L2C_KV_PAGE] + layer * layout->layer + h * layout->head +
-                          in_page / L2C_KV_BLOCK * layout->block;
-            float *value = keys + head_dim * L2C_KV_BLOCK + t * layout->value_stride;
-            for (size_t d = 0; d < head_dim; d++) {
-                keys[d * L2C_KV_BLOCK + t] = k[h * head_dim + d];
-                value[d] = v[h * head_dim + d];
-            }
+            kernels->store_kv(block + h * layout->head, layout, in_page % L2C_KV_BLOCK, k + h * head_dim,
+                              v + h * head_dim);
         }
     }
     l2c_team_wait(team);
@@ -118,22 +116,25 @@ static void rotate_and_store(const l2c_team *team, l2c_batch *b, size_t layer) {
 /* attended = softmax(q k^T / sqrt(head_dim)) v, causal: a row sees the positions up to its own */
 static void attend(const l2c_team *team, l2c_batch *b, size_t layer) {
     const l2c_config *c = &b->transformer->model.config;
-    const size_t head_dim = (size_t)c->head_dim, n_kv_heads = (size_t)c->n_kv_heads, rows = row_count(b);
-    const size_t group_heads = (size_t)c->n_heads / n_kv_heads;
+    const size_t head_dim = (size_t)c->head_dim, n_kv_heads = (size_t)c->n_kv_heads;
+    const size_t group_heads = (size_t)c->n_heads / n_kv_heads, row_stride = (size_t)c->n_heads * head_dim;
     /* Later rows of a prompt see more positions: dealing tasks out in turn shares them evenly. */
-    for (size_t task = (size_t)team->rank; task < n_kv_heads * rows; task += (size_t)team->size) {
-        const size_t h = task / rows, r = task % rows;
-        const l2c_session *session = b->rows[r].session;
-        const size_t at = r * (size_t)c->n_heads * head_dim + h * group_heads * head_dim;
+    for (size_t task = (size_t)team->rank; task < n_kv_heads * b->n_runs; task += (size_t)team->size) {
+        const size_t h = task / b->n_runs;
+        const l2c_run *run = &b->runs[task % b->n_runs];
+        const l2c_session *session = b->rows[run->from].session;
+        const size_t at = run->from * row_stride + h * group_heads * head_dim;
         const l2c_attention attention = {
             .out = b->attended + at,
             .q = b->q + at,
+            .rows = run->count,
+            .row_stride = row_stride,
+            .heads = group_heads,
+            .layout = &session->layout,
             .pages = session->pages,
             .offset = layer * session->layout.layer + h * session->layout.head,
-            .heads = group_heads,
-            .head_dim = head_dim,
-            .value_stride = session->layout.value_stride,
-            .length = b->rows[r].position + 1,
+            .length = b->rows[run->from].position + 1,
+            .window = (size_t)c->window,
             .scale = 1.0f / sqrtf((float)head_dim),
             .scratch = scratch(team, b),
         };

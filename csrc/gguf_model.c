@@ -60,12 +60,11 @@ static int check_architecture(const l2c_gguf *g, l2c_error *error) {
 
 /* Settings that a Llama may have and this build does not compute. */
 static int refuse_others(const l2c_gguf *g, const l2c_config *c, l2c_error *error) {
-    int64_t experts = 0, rotated = c->head_dim, values = c->head_dim, window = 0;
+    int64_t experts = 0, rotated = c->head_dim, values = c->head_dim;
     l2c_text scaling = {"none", 4};
     if (l2c_gguf_integer(g, "llama.expert_count", 0, INT32_MAX, &experts, error) ||
         l2c_gguf_integer(g, "llama.rope.dimension_count", 0, INT32_MAX, &rotated, error) ||
         l2c_gguf_integer(g, "llama.attention.value_length", 1, INT32_MAX, &values, error) ||
-        l2c_gguf_integer(g, "llama.attention.sliding_window", 0, INT32_MAX, &window, error) ||
         l2c_gguf_string(g, "llama.rope.scaling.type", &scaling, error)) {
         return error->status;
     }
@@ -79,10 +78,6 @@ static int refuse_others(const l2c_gguf *g, const l2c_config *c, l2c_error *erro
                         "head, %ld",
                         (long long)rotated, (long long)values, (long)c->head_dim);
     }
-    if (window > 0 && window < c->context) {
-        return l2c_fail(error, L2C_ERROR_UNSUPPORTED, "llama.attention.sliding_window is %lld: attention over a window",
-                        (long long)window);
-    }
     if (!l2c_text_is(scaling, "none") && !l2c_text_is(scaling, "linear")) {
         return l2c_fail(error, L2C_ERROR_UNSUPPORTED,
                         "llama.rope.scaling.type is \"%.*s\"; \"none\" and \"linear\" are supported",
@@ -92,7 +87,7 @@ static int refuse_others(const l2c_gguf *g, const l2c_config *c, l2c_error *erro
 }
 
 static int read_shape(const l2c_gguf *g, l2c_config *c, l2c_error *error) {
-    int64_t n_kv_heads, head_dim;
+    int64_t n_kv_heads, head_dim, window = 0;
     if (need_integer(g, "llama.embedding_length", INT32_MAX, &c->dim, error) ||
         need_integer(g, "llama.feed_forward_length", INT32_MAX, &c->hidden_dim, error) ||
         need_integer(g, "llama.block_count", MAX_LAYERS, &c->n_layers, error) ||
@@ -103,9 +98,11 @@ static int read_shape(const l2c_gguf *g, l2c_config *c, l2c_error *error) {
     n_kv_heads = c->n_heads;
     head_dim = c->dim % c->n_heads == 0 ? c->dim / c->n_heads : 0;
     if (l2c_gguf_integer(g, "llama.attention.head_count_kv", 1, c->n_heads, &n_kv_heads, error) ||
-        l2c_gguf_integer(g, "llama.attention.key_length", 1, c->dim, &head_dim, error)) {
+        l2c_gguf_integer(g, "llama.attention.key_length", 1, c->dim, &head_dim, error) ||
+        l2c_gguf_integer(g, "llama.attention.sliding_window", 0, INT32_MAX, &window, error)) {
         return error->status;
     }
+    c->window = (int32_t)window;
     c->n_kv_heads = (int32_t)n_kv_heads;
     c->head_dim = (int32_t)head_dim;
     if (c->n_heads % c->n_kv_heads != 0) {

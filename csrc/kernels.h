@@ -58,22 +58,41 @@ typedef struct l2c_q8_matrix {
     size_t k, group;
 } l2c_q8_matrix;
 
-/* One query row against the keys and values of one KV head. A page holds, from `offset` on, for every L2C_KV_BLOCK
- * positions: keys [head_dim][L2C_KV_BLOCK], then values [L2C_KV_BLOCK][value_stride]. */
+typedef enum l2c_kv_type { L2C_KV_F32, L2C_KV_F16, L2C_KV_Q8 } l2c_kv_type;
+
+/* Where keys and values lie: pages of L2C_KV_PAGE positions [layer][KV head][block of L2C_KV_BLOCK]. A block holds keys
+ * [head_dim][L2C_KV_BLOCK], then values [L2C_KV_BLOCK][value_stride], and for Q8, whose elements are int8, the f32 scales
+ * of its keys [L2C_KV_BLOCK] and of its values [L2C_KV_BLOCK]. */
+typedef struct l2c_kv_layout {
+    l2c_kv_type type;
+    size_t head_dim, value_stride;   /* elements; value_stride: head_dim rounded up to L2C_LANES */
+    size_t values, scales;           /* bytes before them in a block */
+    size_t block, head, layer, page; /* bytes */
+} l2c_kv_layout;
+
+/* Rows of one sequence, each one position after the other, against the keys and values of one KV head. */
 typedef struct l2c_attention {
-    float *out;     /* [heads][head_dim] */
-    const float *q; /* [heads][head_dim]: the query heads that share this KV head */
-    float *const *pages;
-    size_t offset; /* floats */
-    size_t heads, head_dim;
-    size_t value_stride; /* head_dim rounded up to L2C_LANES */
-    size_t length;       /* positions to attend to, at least 1 */
-    float scale;         /* 1 / sqrt(head_dim) */
-    float *scratch;      /* [l2c_attention_scratch floats] */
+    float *out;     /* [rows][row_stride], of each row [heads][head_dim] */
+    const float *q; /* [rows][row_stride], of each row [heads][head_dim]: the query heads that share this KV head */
+    size_t rows, row_stride, heads; /* rows: at most l2c_attention_rows */
+    const l2c_kv_layout *layout;
+    uint8_t *const *pages;
+    size_t offset;  /* bytes in a page before this layer and head */
+    size_t length;  /* positions that the first row sees, its own the last, at least 1; the next row sees one more */
+    size_t window;  /* the most positions that a row sees, its own the last; 0: all */
+    float scale;    /* 1 / sqrt(head_dim) */
+    float *scratch; /* [l2c_attention_scratch floats] */
 } l2c_attention;
 
+enum { L2C_ATT_QUERIES = 64 }; /* of one call: their scores of a chunk stay in the cache */
+
+/* Rows that one call takes at most. */
+static inline size_t l2c_attention_rows(size_t heads) {
+    return heads < L2C_ATT_QUERIES ? L2C_ATT_QUERIES / heads : 1;
+}
+
 static inline size_t l2c_attention_scratch(size_t heads, size_t value_stride) {
-    return heads * (L2C_KV_CHUNK + 2 * value_stride + 4);
+    return l2c_attention_rows(heads) * heads * (L2C_KV_CHUNK + 3 * value_stride + 4);
 }
 
 /* Floats of a panel of sixteen columns: their values as bytes, scales and mins. */
@@ -115,7 +134,9 @@ typedef struct l2c_kernels {
     void (*swiglu)(float *gate, const float *up, size_t n); /* gate = gate sigmoid(gate) up */
     void (*softmax)(float *x, size_t n, float factor);      /* x = softmax(factor x) */
     size_t (*argmax)(const float *x, size_t n);             /* the first of equals */
-    void (*attend)(const l2c_attention *attention);
+    /* k and v [head_dim] become position t of a block. */
+    void (*store_kv)(uint8_t *block, const l2c_kv_layout *layout, size_t t, const float *k, const float *v);
+    void (*attend)(const l2c_attention *attention); /* out = softmax(scale q k^T) v */
 
     /* Limits of the level, for benchmarks: a sum over all bytes (so that nothing is left out); n x 16 chains of
      * multiply-adds, returning the multiply-adds done. */

@@ -16,8 +16,8 @@ enum {
     PROMPT_M = 4,
     PROMPT_M_BLOCKS = 3,
     PANEL_ROWS = 4,
-    ATT_H = 2,
-    ATT_V = 2
+    ATT_H = 4,
+    ATT_V = 1
 };
 #define LEVEL avx2
 
@@ -200,6 +200,15 @@ static inline __m256 bf16(__m128i h) {
 }
 static inline vec vec_load_bf16(const uint8_t *p) {
     return VEC(bf16(load16(p)), bf16(load16(p + 16)));
+}
+static inline vec vec_load_s8(const uint8_t *p) {
+    const __m128i bytes = load16(p);
+    return VEC(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)),
+               _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_unpackhi_epi64(bytes, bytes))));
+}
+static inline void vec_store_f16(uint8_t *p, vec a) {
+    _mm_storeu_si128((__m128i *)p, _mm256_cvtps_ph(a.low, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+    _mm_storeu_si128((__m128i *)(p + 16), _mm256_cvtps_ph(a.high, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
 static inline vec vec_f16(uint64_t a, uint64_t b, uint64_t c, uint64_t d) {
     return VEC(_mm256_cvtph_ps(_mm_set_epi64x((int64_t)b, (int64_t)a)),

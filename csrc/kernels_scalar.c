@@ -254,6 +254,17 @@ static inline vec vec_load_bf16(const uint8_t *p) {
     EACH_LANE r.lane[i] = l2c_bf16_to_f32(l2c_u16(p + 2 * i));
     return r;
 }
+static inline vec vec_load_s8(const uint8_t *p) {
+    vec r;
+    EACH_LANE r.lane[i] = (int8_t)p[i];
+    return r;
+}
+static inline void vec_store_f16(uint8_t *p, vec a) {
+    EACH_LANE {
+        const uint16_t half = l2c_f32_to_f16(a.lane[i]);
+        memcpy(p + 2 * i, &half, sizeof half);
+    }
+}
 static inline vec vec_f16(uint64_t a, uint64_t b, uint64_t c, uint64_t d) {
     const uint64_t halves[4] = {a, b, c, d};
     vec r;

@@ -13,7 +13,8 @@
  *                every lane; vec_of_ints; ivec_sums_of_4(a, b, c, d): lane 4q + c = the sum of quarter q of the c-th
  *   vec_lanes_of_8(s): lane i = s[i % 4 * 2 + i / 8]; vec_lanes_of_upper_8: s[8 + ...]; vec_lanes_of_16: s[i % 4 * 4 + i / 4]
  *   vec_f16(a, b, c, d), vec_u8(a, b), vec_s8(a, b): sixteen numbers from the bits of integers, the lowest first
- *   vec_load_f16 and vec_load_bf16(p): sixteen from memory; f16_at(p): one
+ *   vec_load_f16, vec_load_bf16 and vec_load_s8(p): sixteen from memory; f16_at(p): one; vec_store_f16(p, x): nearest, ties
+ *                to even
  *   bvec_join(a, b): 32 bytes of each; bvec_nibbles(a, b): of 16 bytes each, low then high nibbles
  *   bvec_twice(p, low, high, mask): 32 bytes shifted right by `low`, then by `high`, and masked; bvec_shr(w, n, mask)
  *   bvec_or_shl(w, h, n): w | h << n; bvec_or_bits(w, bits, n): bit i << n into byte i; bvec_lookup(w, table): table[w]
@@ -493,153 +494,7 @@ static size_t argmax(const float *x, size_t n) {
     return i < n && x[i] == high ? i : 0;
 }
 
-/* ---- Attention: chunks of L2C_KV_CHUNK positions, merged in order ---- */
-
-enum { CHUNK_BLOCKS = L2C_KV_CHUNK / L2C_KV_BLOCK, PAGE_BLOCKS = L2C_KV_PAGE / L2C_KV_BLOCK };
-
-/* scores[h][16 t] = q[h] . key[t]: lanes are positions, the sum runs along head_dim. */
-TILE void score_tile(const size_t H, const size_t B, float *scores, const float *q, size_t head_dim,
-                     const float *const *keys) {
-    vec sum[ATT_H][ATT_V];
-    UNROLL for (size_t h = 0; h < H; h++) UNROLL for (size_t b = 0; b < B; b++) sum[h][b] = vec_zero();
-    for (size_t d = 0; d < head_dim; d++) {
-        vec key[ATT_V];
-        UNROLL for (size_t b = 0; b < B; b++) key[b] = vec_load(keys[b] + d * L2C_KV_BLOCK);
-        UNROLL for (size_t h = 0; h < H; h++) {
-            const vec qd = vec_set1(q[h * head_dim + d]);
-            UNROLL for (size_t b = 0; b < B; b++) sum[h][b] = vec_fma(key[b], qd, sum[h][b]);
-        }
-    }
-    UNROLL for (size_t h = 0; h < H; h++) UNROLL for (size_t b = 0; b < B; b++) {
-        vec_store(scores + h * L2C_KV_CHUNK + b * L2C_KV_BLOCK, sum[h][b]);
-    }
-}
-
-/* out[h][16 v lanes] = sum_t p[h][t] value[t]: lanes run along head_dim, the sum along positions. */
-TILE void value_tile(const size_t H, const size_t V, float *out, size_t stride, const float *p,
-                     const float *const *blocks, size_t values_at, size_t length) {
-    vec sum[ATT_H][ATT_V];
-    UNROLL for (size_t h = 0; h < H; h++) UNROLL for (size_t v = 0; v < V; v++) sum[h][v] = vec_zero();
-    for (size_t t = 0; t < length; t++) {
-        const float *value = blocks[t / L2C_KV_BLOCK] + values_at + t % L2C_KV_BLOCK * stride;
-        vec row[ATT_V];
-        UNROLL for (size_t v = 0; v < V; v++) row[v] = vec_load(value + v * L2C_LANES);
-        UNROLL for (size_t h = 0; h < H; h++) {
-            const vec weight = vec_set1(p[h * L2C_KV_CHUNK + t]);
-            UNROLL for (size_t v = 0; v < V; v++) sum[h][v] = vec_fma(row[v], weight, sum[h][v]);
-        }
-    }
-    UNROLL for (size_t h = 0; h < H; h++) UNROLL for (size_t v = 0; v < V; v++) {
-        vec_store(out + h * stride + v * L2C_LANES, sum[h][v]);
-    }
-}
-
-static void scores_of_chunk(float *scores, const l2c_attention *a, const float *const *blocks, size_t n_blocks) {
-    size_t h = 0;
-    for (; h + ATT_H <= a->heads; h += ATT_H) {
-        const float *q = a->q + h * a->head_dim;
-        float *out = scores + h * L2C_KV_CHUNK;
-        size_t b = 0;
-        for (; b + ATT_V <= n_blocks; b += ATT_V) {
-            score_tile(ATT_H, ATT_V, out + b * L2C_KV_BLOCK, q, a->head_dim, blocks + b);
-        }
-        for (; b < n_blocks; b++) {
-            score_tile(ATT_H, 1, out + b * L2C_KV_BLOCK, q, a->head_dim, blocks + b);
-        }
-    }
-    for (; h < a->heads; h++) {
-        const float *q = a->q + h * a->head_dim;
-        float *out = scores + h * L2C_KV_CHUNK;
-        size_t b = 0;
-        for (; b + ATT_V <= n_blocks; b += ATT_V) {
-            score_tile(1, ATT_V, out + b * L2C_KV_BLOCK, q, a->head_dim, blocks + b);
-        }
-        for (; b < n_blocks; b++) {
-            score_tile(1, 1, out + b * L2C_KV_BLOCK, q, a->head_dim, blocks + b);
-        }
-    }
-}
-
-static void values_of_chunk(float *out, const l2c_attention *a, const float *p, const float *const *blocks,
-                            size_t length) {
-    const size_t stride = a->value_stride, values_at = a->head_dim * L2C_KV_BLOCK;
-    for (size_t v = 0; v < stride; v += L2C_LANES) {
-        const bool whole = v + ATT_V * L2C_LANES <= stride;
-        size_t h = 0;
-        for (; h + ATT_H <= a->heads; h += ATT_H) {
-            float *o = out + h * stride + v;
-            const float *ph = p + h * L2C_KV_CHUNK;
-            if (whole) {
-                value_tile(ATT_H, ATT_V, o, stride, ph, blocks, values_at + v, length);
-            } else {
-                value_tile(ATT_H, 1, o, stride, ph, blocks, values_at + v, length);
-            }
-        }
-        for (; h < a->heads; h++) {
-            float *o = out + h * stride + v;
-            const float *ph = p + h * L2C_KV_CHUNK;
-            if (whole) {
-                value_tile(1, ATT_V, o, stride, ph, blocks, values_at + v, length);
-            } else {
-                value_tile(1, 1, o, stride, ph, blocks, values_at + v, length);
-            }
-        }
-        if (whole) {
-            v += (ATT_V - 1) * L2C_LANES;
-        }
-    }
-}
-
-/* (high, total, mean) of a softmax over some positions, joined with those of the next chunk. */
-static void merge_chunk(float *high, float *total, float *out, float high_new, float total_new, const float *out_new,
-                        size_t n) {
-    const float top = *high > high_new ? *high : high_new;
-    float factors[L2C_LANES] = {*high - top, high_new - top};
-    vec_store(factors, vec_exp(vec_load(factors)));
-    const vec keep = vec_set1(factors[0]), take = vec_set1(factors[1]);
-    for (size_t v = 0; v < n; v += L2C_LANES) {
-        vec_store(out + v, vec_fma(vec_load(out_new + v), take, vec_mul(vec_load(out + v), keep)));
-    }
-    /* fused by name: left to the compiler, some fuse it and some do not */
-    *total = fmaf(*total, factors[0], total_new * factors[1]);
-    *high = top;
-}
-
-static void attend(const l2c_attention *a) {
-    const size_t heads = a->heads, stride = a->value_stride;
-    const size_t block_floats = L2C_KV_BLOCK * (a->head_dim + stride);
-    float *scores = a->scratch, *mean = scores + heads * L2C_KV_CHUNK, *mean_new = mean + heads * stride;
-    float *high = mean_new + heads * stride, *total = high + heads, *high_new = total + heads;
-    float *total_new = high_new + heads;
-    for (size_t from = 0; from < a->length; from += L2C_KV_CHUNK) {
-        const bool first = from == 0;
-        const size_t length = smaller(L2C_KV_CHUNK, a->length - from);
-        const size_t n_blocks = (length + L2C_KV_BLOCK - 1) / L2C_KV_BLOCK;
-        const float *blocks[CHUNK_BLOCKS];
-        for (size_t b = 0; b < n_blocks; b++) {
-            const size_t block = from / L2C_KV_BLOCK + b;
-            blocks[b] = a->pages[block / PAGE_BLOCKS] + a->offset + block % PAGE_BLOCKS * block_floats;
-        }
-        scores_of_chunk(scores, a, blocks, n_blocks);
-        for (size_t h = 0; h < heads; h++) {
-            float *p = scores + h * L2C_KV_CHUNK;
-            const float most = maximum(p, length);
-            (first ? high : high_new)[h] = most * a->scale;
-            (first ? total : total_new)[h] = exponentials(p, length, most, a->scale);
-        }
-        values_of_chunk(first ? mean : mean_new, a, scores, blocks, length);
-        for (size_t h = 0; h < heads && !first; h++) {
-            merge_chunk(&high[h], &total[h], mean + h * stride, high_new[h], total_new[h], mean_new + h * stride,
-                        stride);
-        }
-    }
-    for (size_t h = 0; h < heads; h++) {
-        const float inverse = 1.0f / total[h];
-        for (size_t d = 0; d < a->head_dim; d++) {
-            a->out[h * a->head_dim + d] = mean[h * stride + d] * inverse;
-        }
-    }
-}
+#include "kernels_attention.h"
 
 /* ---- Limits ---- */
 
@@ -697,6 +552,7 @@ const l2c_kernels L2C_JOIN(l2c_kernels_, LEVEL) = {
     .swiglu = swiglu,
     .softmax = softmax,
     .argmax = argmax,
+    .store_kv = store_kv,
     .attend = attend,
     .probe_read = probe_read,
     .probe_fma = probe_fma,

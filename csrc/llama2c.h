@@ -54,10 +54,12 @@ typedef struct l2c_config {
     int32_t n_kv_heads; /* key/value heads; divides n_heads */
     int32_t head_dim;   /* of queries, keys and values; dim / n_heads unless the file says otherwise */
     int32_t vocab_size;
-    int32_t context;    /* positions the model was trained for */
-    int32_t group_size; /* of llama2.c version 2: int8 values that share an f32 scale; else 0 */
-    bool tied;          /* the classifier is the embedding table */
-    bool blocks;        /* some matrices are of GGUF's integer types */
+    int32_t context;     /* positions the model was trained for */
+    int32_t group_size;  /* of llama2.c version 2: int8 values that share an f32 scale; else 0 */
+    bool tied;           /* the classifier is the embedding table */
+    bool blocks;         /* some matrices are of GGUF's integer types */
+    int32_t window;      /* positions that a token sees, its own the last; 0: all */
+    const char *kv_type; /* of the keys and values that sessions hold: "f32", "f16" or "q8" */
     float norm_eps;
     double rope_theta;
     const char *weight_type; /* of most of the weights: "F32", "Q8" (llama2.c version 2), "Q4_K", ... */
@@ -68,6 +70,9 @@ typedef struct l2c_open_options {
     const char *isa;   /* level by name; NULL: the best */
     bool no_mmap;      /* read the file into memory instead of mapping it */
     double rope_theta; /* 0: the file's own (10000 where it has none) */
+    /* "f32"; "f16"; "q8": int8 with a scale for each position and head. NULL: f32 for llama2.c's files and where most of
+     * the weights are F32, else f16. */
+    const char *kv_type;
 } l2c_open_options;
 
 /* What a file is, without mapping its weights. */

@@ -208,12 +208,36 @@ static bool is_gguf(const source *s) {
     return s->parts[0].version > 0;
 }
 
+static const char *const kv_types[] = {[L2C_KV_F32] = "f32", [L2C_KV_F16] = "f16", [L2C_KV_Q8] = "q8"};
+
+static int set_kv_type(l2c_config *config, bool gguf, const char *name, l2c_error *error) {
+    const l2c_kv_type fitting = gguf && strcmp(config->weight_type, "F32") != 0 ? L2C_KV_F16 : L2C_KV_F32;
+    for (size_t i = 0; i < sizeof kv_types / sizeof *kv_types; i++) {
+        if (name ? strcmp(name, kv_types[i]) == 0 : i == fitting) {
+            config->kv_type = kv_types[i];
+            return L2C_OK;
+        }
+    }
+    return l2c_fail(error, L2C_ERROR_ARGUMENT, "keys and values of type \"%.40s\", expected f32, f16 or q8", name);
+}
+
+l2c_kv_type l2c_kv_type_of(const char *name) {
+    size_t i = 0;
+    while (i + 1 < sizeof kv_types / sizeof *kv_types && strcmp(name, kv_types[i]) != 0) {
+        i++;
+    }
+    return (l2c_kv_type)i;
+}
+
 int l2c_config_read(l2c_config *out, const char *path, l2c_error *error) {
     source s = {0};
     int status = open_source(&s, path, true, error);
     if (status == L2C_OK) {
         status = is_gguf(&s) ? l2c_gguf_config(out, s.parts, s.count, error)
                              : l2c_bin_config(out, s.files[0].bytes, s.files[0].size, s.files[0].size, error);
+    }
+    if (status == L2C_OK) {
+        status = set_kv_type(out, is_gguf(&s), NULL, error);
     }
     close_source(&s);
     return status;
@@ -248,6 +272,9 @@ static int open_model(l2c_transformer *t, const char *path, const l2c_open_optio
     if (status == L2C_OK) {
         status = is_gguf(&s) ? l2c_gguf_model(&t->model, s.parts, s.count, error)
                              : l2c_bin_read(&t->model, s.files[0].bytes, s.files[0].size, error);
+    }
+    if (status == L2C_OK) {
+        status = set_kv_type(&t->model.config, is_gguf(&s), options->kv_type, error);
     }
     if (status != L2C_OK) {
         close_source(&s);

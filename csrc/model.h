@@ -95,4 +95,7 @@ static inline size_t l2c_round_up(size_t n, size_t unit) {
     return (n + unit - 1) / unit * unit;
 }
 
+/* Of l2c_config.kv_type. */
+l2c_kv_type l2c_kv_type_of(const char *name);
+
 #endif

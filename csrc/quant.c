@@ -6,6 +6,23 @@
 
 enum { SMALL = 32, LARGE = 256 };
 
+uint16_t l2c_f32_to_f16(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    const uint16_t sign = (uint16_t)(bits >> 16 & 0x8000);
+    bits &= 0x7fffffff;
+    const float size = l2c_f32_of_bits(bits);
+    if (size >= L2C_LARGEST_F16) {
+        return sign | 0x7bff;
+    }
+    if (size < 0x1p-14f) { /* subnormal: a multiple of 2^-24 */
+        const float multiple = (size * 0x1p24f + 0x1.8p23f) - 0x1.8p23f;
+        return (uint16_t)(sign | (uint16_t)multiple);
+    }
+    bits += 0xfff + (bits >> 13 & 1);
+    return (uint16_t)(sign | ((bits >> 13) - (112 << 10)));
+}
+
 static void from_f32(float *out, const uint8_t *p, size_t n) {
     memcpy(out, p, n * sizeof *out);
 }

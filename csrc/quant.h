@@ -66,6 +66,11 @@ const char *l2c_type_name(uint32_t number, char unknown[24]);
 /* Names of all types that a GGUF file may hold here, with commas between. */
 const char *l2c_type_names(void);
 
+#define L2C_LARGEST_F16 65504.0f
+
+/* Nearest f16, ties to even; beyond its range the largest. */
+uint16_t l2c_f32_to_f16(float x);
+
 /* The values that IQ4_NL and IQ4_XS choose from. */
 #define L2C_IQ4_VALUES -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113
 

@@ -7,8 +7,6 @@
 
 enum { L2C_SMALL_BLOCK = 32, L2C_SUPER_BLOCK = 256, L2C_MAX_GROUPS = 16 };
 
-#define L2C_LARGEST_F16 65504.0f
-
 /* Of integers that are stored: both ends belong to it. */
 typedef struct l2c_range {
     float low, high;
@@ -26,9 +24,6 @@ typedef struct l2c_coding {
     float scales[L2C_MAX_GROUPS], mins[L2C_MAX_GROUPS];
     double error; /* the sum of squares */
 } l2c_coding;
-
-/* Nearest f16, ties to even; beyond its range the largest. */
-uint16_t l2c_f32_to_f16(float x);
 
 /* The scale, exactly f16, of 32 values without a min. */
 float l2c_find_scale(const float *x, l2c_range q);

@@ -6,10 +6,17 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { CACHE_LINE = 64 };
+
 l2c_kv_layout l2c_kv_layout_of(const l2c_config *config) {
-    l2c_kv_layout layout;
-    layout.value_stride = l2c_round_up((size_t)config->head_dim, L2C_LANES);
-    layout.block = L2C_KV_BLOCK * ((size_t)config->head_dim + layout.value_stride);
+    static const size_t bytes[] = {[L2C_KV_F32] = sizeof(float), [L2C_KV_F16] = 2, [L2C_KV_Q8] = 1};
+    l2c_kv_layout layout = {.type = l2c_kv_type_of(config->kv_type)};
+    const size_t element = bytes[layout.type], scales = layout.type == L2C_KV_Q8 ? 2 * L2C_KV_BLOCK * sizeof(float) : 0;
+    layout.head_dim = (size_t)config->head_dim;
+    layout.value_stride = l2c_round_up(layout.head_dim, L2C_LANES);
+    layout.values = L2C_KV_BLOCK * layout.head_dim * element;
+    layout.scales = layout.values + L2C_KV_BLOCK * layout.value_stride * element;
+    layout.block = l2c_round_up(layout.scales + scales, CACHE_LINE);
     layout.head = L2C_KV_PAGE / L2C_KV_BLOCK * layout.block;
     layout.layer = (size_t)config->n_kv_heads * layout.head;
     layout.page = (size_t)config->n_layers * layout.layer;
@@ -21,14 +28,14 @@ static size_t page_count(int32_t context) {
 }
 
 size_t l2c_session_bytes(const l2c_config *config, int32_t context) {
-    const size_t pages = page_count(context), page_bytes = l2c_kv_layout_of(config).page * sizeof(float);
+    const size_t pages = page_count(context), page_bytes = l2c_kv_layout_of(config).page;
     return pages > SIZE_MAX / page_bytes ? SIZE_MAX : pages * page_bytes;
 }
 
 static int create(l2c_session **out, l2c_pool *pool, int32_t context, l2c_error *error) {
     const l2c_transformer *transformer = l2c_pool_transformer(pool);
     l2c_session *s = *out = calloc(1, sizeof **out);
-    float **pages = calloc(page_count(context), sizeof *pages);
+    uint8_t **pages = calloc(page_count(context), sizeof *pages);
     if (!s || !pages) {
         free(s);
         free(pages);

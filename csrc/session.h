@@ -4,19 +4,14 @@
 
 #include "pool.h"
 
-/* Keys and values live in pages of L2C_KV_PAGE positions: [layer][kv head][block of L2C_KV_BLOCK], each block
- * keys [head_dim][L2C_KV_BLOCK], then values [L2C_KV_BLOCK][head_dim rounded up to L2C_LANES]. */
-typedef struct l2c_kv_layout {
-    size_t value_stride, block, head, layer, page; /* floats */
-} l2c_kv_layout;
-
+/* The layout of a model's pages. */
 l2c_kv_layout l2c_kv_layout_of(const l2c_config *config);
 
 struct l2c_session {
     const l2c_transformer *transformer;
     l2c_kv_layout layout;
     int32_t context, position;
-    float **pages; /* [context / L2C_KV_PAGE rounded up]; the first n_pages are held */
+    uint8_t **pages; /* [context / L2C_KV_PAGE rounded up]; the first n_pages are held */
     size_t n_pages;
     l2c_pool *pool; /* owned, with others */
     atomic_bool busy, cancelled;

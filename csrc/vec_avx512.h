@@ -16,8 +16,8 @@ enum {
     PROMPT_M = 8,
     PROMPT_M_BLOCKS = 6,
     PANEL_ROWS = 8,
-    ATT_H = 4,
-    ATT_V = 4
+    ATT_H = 8,
+    ATT_V = 2
 };
 
 typedef __m512 vec;
@@ -114,6 +114,12 @@ static inline vec vec_load_f16(const uint8_t *p) {
 static inline vec vec_load_bf16(const uint8_t *p) {
     const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p));
     return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+}
+static inline vec vec_load_s8(const uint8_t *p) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
+}
+static inline void vec_store_f16(uint8_t *p, vec a) {
+    _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
 static inline vec vec_f16(uint64_t a, uint64_t b, uint64_t c, uint64_t d) {
     return _mm512_cvtph_ps(_mm256_set_epi64x((int64_t)d, (int64_t)c, (int64_t)b, (int64_t)a));

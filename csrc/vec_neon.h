@@ -16,8 +16,8 @@ enum {
     PROMPT_M = 6,
     PROMPT_M_BLOCKS = 3,
     PANEL_ROWS = 4,
-    ATT_H = 2,
-    ATT_V = 2
+    ATT_H = 4,
+    ATT_V = 1
 };
 
 typedef struct vec {
@@ -174,6 +174,17 @@ static inline vec vec_s8(uint64_t a, uint64_t b) {
     const int16x8_t low = vmovl_s8(vcreate_s8(a)), high = vmovl_s8(vcreate_s8(b));
     return (vec){{vcvtq_f32_s32(vmovl_s16(vget_low_s16(low))), vcvtq_f32_s32(vmovl_high_s16(low)),
                   vcvtq_f32_s32(vmovl_s16(vget_low_s16(high))), vcvtq_f32_s32(vmovl_high_s16(high))}};
+}
+static inline vec vec_load_s8(const uint8_t *p) {
+    uint64_t halves[2];
+    memcpy(halves, p, sizeof halves);
+    return vec_s8(halves[0], halves[1]);
+}
+static inline void vec_store_f16(uint8_t *p, vec a) {
+    EACH_QUARTER {
+        const uint64_t four = vget_lane_u64(vreinterpret_u64_f16(vcvt_f16_f32(a.quarter[i])), 0);
+        memcpy(p + 8 * i, &four, sizeof four);
+    }
 }
 static inline vec lanes_of_half(float32x4_t a, float32x4_t b) {
     const float32x4_t even = vuzp1q_f32(a, b), odd = vuzp2q_f32(a, b);

@@ -34,6 +34,8 @@ cdef extern from "llama2c.h" nogil:
         int32_t group_size
         bint tied
         bint blocks
+        int32_t window
+        const char *kv_type
         float norm_eps
         double rope_theta
         const char *weight_type
@@ -43,6 +45,7 @@ cdef extern from "llama2c.h" nogil:
         const char *isa
         bint no_mmap
         double rope_theta
+        const char *kv_type
 
     ctypedef struct l2c_transformer:
         pass

@@ -67,7 +67,15 @@ def probe_flops(*, threads: int = 1, repetitions: int = 5, isa: str | None = Non
 class Transformer:
     @property
     def path(self) -> str: ...
-    def __new__(cls, path: str, *, isa: str | None = None, mmap: bool = True, rope_theta: float = 0.0) -> Self: ...
+    def __new__(
+        cls,
+        path: str,
+        *,
+        isa: str | None = None,
+        mmap: bool = True,
+        rope_theta: float = 0.0,
+        kv_type: str | None = None,
+    ) -> Self: ...
     @property
     def config(self) -> dict[str, Any]: ...
     @property

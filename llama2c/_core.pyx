@@ -175,6 +175,8 @@ cdef dict config_dict(const l2c_config *c):
         "weight_type": c.weight_type.decode(),
         "blocks": bool(c.blocks),
         "group_size": c.group_size,
+        "window": c.window,
+        "kv_type": c.kv_type.decode(),
         "norm_eps": round(c.norm_eps, 9),
         "rope_theta": c.rope_theta,
     }
@@ -442,27 +444,31 @@ def probe_flops(*, int threads=1, int repetitions=5, isa=None):
 cdef class Transformer:
     """Configuration and weights of one model: read-only, shared by any number of sessions and threads.
 
-    Transformer(path, *, isa=None, mmap=True, rope_theta=0.0)
+    Transformer(path, *, isa=None, mmap=True, rope_theta=0.0, kv_type=None)
 
-    path: a GGUF file (of a split one the first part) or a llama2.c checkpoint of version 0, 1 or 2. The weights are mapped, not copied; mmap=False reads them into
-    memory, for files that may shrink or vanish while in use. isa: one of available_isas(); None takes the environment's
-    LLAMA2C_ISA, else the best. rope_theta: base of the rotary embedding where the format does not store it; 0 means
-    10000. Raises OSError, FormatError, UnsupportedError or ValueError.
+    path: a GGUF file (of a split one the first part) or a llama2.c checkpoint of version 0, 1 or 2. The weights are mapped,
+    not copied; mmap=False reads them into memory, for files that may shrink or vanish while in use. isa: one of
+    available_isas(); None takes the environment's LLAMA2C_ISA, else the best. rope_theta: base of the rotary embedding
+    where the format does not store it; 0 means 10000. kv_type: of the keys and values that sessions hold: "f32", "f16" or
+    "q8" (int8 with a scale for each position and head); None: f32 where most of the weights are F32, and for llama2.c's
+    files, else f16. Raises OSError, FormatError, UnsupportedError or ValueError.
     """
 
     cdef l2c_transformer *handle
     cdef readonly object path
 
-    def __cinit__(self, path, *, isa=None, bint mmap=True, double rope_theta=0.0):
+    def __cinit__(self, path, *, isa=None, bint mmap=True, double rope_theta=0.0, kv_type=None):
         cdef l2c_error error
         cdef l2c_open_options options
         cdef bytes raw = encoded_path(path)
         cdef bytes level = encoded_isa(chosen_isa(isa))
+        cdef bytes kind = None if kv_type is None else str(kv_type).encode()
         cdef const char *name = raw
         cdef int status
         options.isa = pointer(level)
         options.no_mmap = not mmap
         options.rope_theta = rope_theta
+        options.kv_type = pointer(kind)
         with nogil:
             status = l2c_transformer_open(&self.handle, name, &options, &error)
         check(status, &error, path)

@@ -23,6 +23,7 @@ def open_transformer(
     isa: str | None = None,
     mmap: bool = True,
     rope_theta: float | None = None,
+    kv_type: str | None = None,
     quantize: str | None = None,
     cache: bool = True,
     threads: int | None = None,
@@ -30,12 +31,12 @@ def open_transformer(
     """The weights of a model, in another type if `quantize` says so; see load()."""
     theta = rope_theta or 0.0
     if quantize is None:
-        return Transformer(path, isa=isa, mmap=mmap, rope_theta=theta)
+        return Transformer(path, isa=isa, mmap=mmap, rope_theta=theta, kv_type=kv_type)
     from llama2c.cache import quantized
 
     with quantized(path, quantize, cache=cache, threads=threads) as file:
         # Windows removes no file that is mapped
-        return Transformer(file, isa=isa, mmap=mmap and (cache or os.name != "nt"), rope_theta=theta)
+        return Transformer(file, isa=isa, mmap=mmap and (cache or os.name != "nt"), rope_theta=theta, kv_type=kv_type)
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class Config:
     tied: bool  # the classifier is the embedding table
     weight_type: str  # of most of the weights: "F32", "Q8" (llama2.c version 2), "Q4_K", ...
     blocks: bool  # some matrices are of GGUF's integer types
+    window: int  # positions that a token sees, its own the last; 0: all
+    kv_type: str  # of the keys and values of a session: "f32", "f16" or "q8"
     group_size: int  # int8 values a scale in llama2.c's version 2, else 0
     norm_eps: float
     rope_theta: float
@@ -75,6 +78,7 @@ class Llama:
         mmap: bool = True,
         context: int | None = None,
         rope_theta: float | None = None,
+        kv_type: str | None = None,
         quantize: str | None = None,
         cache: bool = True,
     ) -> None:
@@ -89,6 +93,7 @@ class Llama:
             "mmap": mmap,
             "context": context,
             "rope_theta": rope_theta,
+            "kv_type": kv_type,
             "quantize": quantize,
             "cache": cache,
         }
@@ -97,6 +102,7 @@ class Llama:
             isa=isa,
             mmap=mmap,
             rope_theta=rope_theta,
+            kv_type=kv_type,
             quantize=quantize,
             cache=cache,
             threads=threads,
@@ -229,6 +235,7 @@ def load(
     mmap: bool = True,
     context: int | None = None,
     rope_theta: float | None = None,
+    kv_type: str | None = None,
     quantize: str | None = None,
     cache: bool = True,
 ) -> Llama:
@@ -245,6 +252,9 @@ def load(
     context: positions of a session; None: what the model was trained for.
     rope_theta: base of the rotary embedding; None: the file's, or 10000 for llama2.c files, which do not store it (Code
         Llama has 1e6).
+    kv_type: of the keys and values that a session holds: "f32", "f16", or "q8" (int8 with a scale for each position
+        and head: half of f16's memory, an error of about that of Q8_0 weights). None: f32 for llama2.c files and where
+        most of the weights are F32, else f16.
     quantize: "q8_0", "q4_k_m", ...: compute with the weights in that type (see llama2c.quantize). The first time they
         are quantised, into a file in the cache (`llama2c cache`); later that file is mapped.
     cache: False quantises every time, into a temporary file, and leaves the cache alone.
@@ -259,6 +269,7 @@ def load(
         mmap=mmap,
         context=context,
         rope_theta=rope_theta,
+        kv_type=kv_type,
         quantize=quantize,
         cache=cache,
     )

@@ -26,6 +26,7 @@ class Shape:
     tied: bool = True
     rope_theta: float = 10000.0
     norm_eps: float = 1e-5
+    window: int = 0  # positions that a token sees; 0: all
 
     @property
     def head_dim(self) -> int:
@@ -47,13 +48,15 @@ def rope(x: Array, theta: float) -> Array:
     return np.stack([turned.real, turned.imag], axis=-1).reshape(x.shape)
 
 
-def attention(q: Array, k: Array, v: Array) -> Array:
-    """Causal attention; each KV head serves heads / kv_heads query heads (Ainslie et al., 2023)."""
+def attention(q: Array, k: Array, v: Array, window: int = 0) -> Array:
+    """Causal attention; each KV head serves heads / kv_heads query heads (Ainslie et al., 2023). A window limits what a
+    position sees to so many, itself the last (Beltagy et al., 2020)."""
     positions, heads, head_dim = q.shape
     k = np.repeat(k, heads // k.shape[1], axis=1)
     v = np.repeat(v, heads // v.shape[1], axis=1)
     scores = np.einsum("qhd,khd->hqk", q, k) / np.sqrt(head_dim)
-    scores[:, ~np.tri(positions, dtype=bool)] = -np.inf
+    seen = np.tri(positions, dtype=bool) & ~np.tri(positions, k=-(window or positions), dtype=bool)
+    scores[:, ~seen] = -np.inf
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
     weights /= weights.sum(axis=-1, keepdims=True)
     return np.einsum("hqk,khd->qhd", weights, v).reshape(positions, -1)
@@ -81,17 +84,28 @@ def quantized(group_size: int):
     return product
 
 
-def forward(shape: Shape, weights: dict[str, Array], tokens: Sequence[int], product=exact) -> Array:
+def int8(x: Array) -> Array:
+    """Each vector of the last axis rounded to int8 with a scale of its own."""
+    scale = np.abs(x).max(axis=-1, keepdims=True) / 127
+    return np.rint(x / scale) * scale
+
+
+STORED = {"f32": np.asarray, "f16": lambda x: x.astype(np.float16).astype(np.float64), "q8": int8}
+
+
+def forward(
+    shape: Shape, weights: dict[str, Array], tokens: Sequence[int], product=exact, kv_type: str = "f32"
+) -> Array:
     """Logits after each token, float64 [len(tokens), vocab_size]."""
     n, s = len(tokens), shape
-    x = weights["token_embd"][list(tokens)]
+    x, stored = weights["token_embd"][list(tokens)], STORED[kv_type]
     for layer in range(s.n_layers):
         w = {name: weights[f"blk.{layer}.{name}"] for name in LAYER}
         h = rmsnorm(x, w["attn_norm"], s.norm_eps)
         q = rope(product(h, w["attn_q"]).reshape(n, s.n_heads, -1), s.rope_theta)
         k = rope(product(h, w["attn_k"]).reshape(n, s.n_kv_heads, -1), s.rope_theta)
         v = product(h, w["attn_v"]).reshape(n, s.n_kv_heads, -1)
-        x = x + product(attention(q, k, v), w["attn_output"])
+        x = x + product(attention(q, stored(k), stored(v), s.window), w["attn_output"])
         h = rmsnorm(x, w["ffn_norm"], s.norm_eps)
         gate, up = product(h, w["ffn_gate"]), product(h, w["ffn_up"])
         x = x + product(gate / (1 + np.exp(-gate)) * up, w["ffn_down"])

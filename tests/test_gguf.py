@@ -72,8 +72,9 @@ def test_error_is_at_most_llama_cpps(data_file, isa, name):
     ratio = 0.7 if "_K" in kind or kind == "IQ4_XS" else 1.05
     bound = 1e-9 if kind == "f32" else ratio * nmse(theirs, exact)
     assert nmse(generated, exact) <= bound
-    # activations of 12 bits, not 8
-    assert nmse(prompt, exact) <= (1e-9 if kind == "f32" else 0.02 * nmse(theirs, exact))
+    # activations of 12 bits, not 8; of an F16 file the keys and values have the larger part
+    ratio = 0.5 if kind == "F16" else 0.02
+    assert nmse(prompt, exact) <= (1e-9 if kind == "f32" else ratio * nmse(theirs, exact))
 
 
 @pytest.mark.parametrize("name", ggufs.TYPES)
@@ -226,7 +227,7 @@ REFUSED = [
     ({"llama.rope.freq_base": -1.0}, FormatError, "freq_base -1"),
     ({"llama.rope.scaling.type": "yarn"}, UnsupportedError, '"yarn"; "none" and "linear"'),
     ({"llama.rope.dimension_count": 32}, UnsupportedError, "dimension_count is 32"),
-    ({"llama.attention.sliding_window": 64}, UnsupportedError, "sliding_window is 64"),
+    ({"llama.attention.sliding_window": -1.0}, FormatError, "sliding_window is FLOAT32, expected one integer"),
     ({"general.alignment": 24}, FormatError, "general.alignment is 24, expected a power of two"),
     ({"general.alignment": 4}, FormatError, "general.alignment is 4, expected 8"),
     ({"split.no": 3, "split.count": 2}, FormatError, "split.no is 3, expected 0 to 1"),

@@ -71,6 +71,11 @@ def add_engine_options(command: argparse.ArgumentParser) -> None:
         help="base of the rotary embedding (default: the file's; llama2.c files have none: 10000, Code Llama 1e6)",
     )
     group.add_argument(
+        "--kv-type",
+        choices=("f32", "f16", "q8"),
+        help="of the keys and values of the context (default: f32 for F32 weights and llama2.c files, else f16)",
+    )
+    group.add_argument(
         "--quantize",
         type=recipe,
         metavar="TYPE",

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+KV_BYTES = {"f32": 4, "f16": 2, "q8": 1}  # an element of the keys and values
 PROBE_BYTES = 1 << 29
 SEED = 1
 EPILOG = """\
@@ -184,7 +185,7 @@ class Bench:
         done = tokens * batch
         middle = statistics.median(seconds)
         c = self.config
-        kv_bytes = 2 * 4 * c["n_layers"] * c["n_kv_heads"] * c["head_dim"] * kv_tokens
+        kv_bytes = 2 * KV_BYTES[c["kv_type"]] * c["n_layers"] * c["n_kv_heads"] * c["head_dim"] * kv_tokens
         gbs = (self.transformer.token_bytes * steps + kv_bytes) / middle / 1e9
         tflops = 2 * self.transformer.token_macs * done / middle / 1e12
         return Row(
@@ -265,6 +266,7 @@ def run(arguments: argparse.Namespace) -> int:
         isa=arguments.isa,
         mmap=not arguments.no_mmap,
         rope_theta=arguments.rope_theta,
+        kv_type=arguments.kv_type,
         quantize=arguments.quantize,
         cache=not arguments.no_cache,
     )

@@ -120,13 +120,14 @@ def run(arguments: argparse.Namespace) -> int:
         )
         print(f"  classifier {'tied to the embedding' if m['tied'] else 'of its own'}", end="")
         print(f", rope_theta {m['rope_theta']:g}, norm_eps {m['norm_eps']:g}", end="")
+        print(f", a window of {m['window']}" if m["window"] else "", end="")
         print(f", int8 groups of {m['group_size']}" if m["group_size"] else "")
         print(f"  tokenizers found: {', '.join(m['tokenizers_found']) or 'none'}")
         print("memory")
-        print(f"  weights, mapped from the file    {size(m['file_bytes']):>12}")
-        print(f"  keys and values, full context    {size(m['kv_bytes_full_context']):>12}")
-        print(f"    per 1024 positions             {size(m['kv_bytes_per_1024_positions']):>12}")
-        print(f"  work space, prompts by {CHUNK}       {size(m['work_bytes']):>12}")
+        print(f"  weights, mapped from the file      {size(m['file_bytes']):>12}")
+        print(f"  keys and values, {m['kv_type']}, full context {size(m['kv_bytes_full_context']):>12}")
+        print(f"    per 1024 positions               {size(m['kv_bytes_per_1024_positions']):>12}")
+        print(f"  work space, prompts by {CHUNK}         {size(m['work_bytes']):>12}")
         if "metadata" in m:
             print_header(m)
     machine = report["machine"]

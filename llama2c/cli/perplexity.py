@@ -62,6 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
         isa=arguments.isa,
         mmap=not arguments.no_mmap,
         rope_theta=arguments.rope_theta,
+        kv_type=arguments.kv_type,
         quantize=arguments.quantize,
         cache=not arguments.no_cache,
         context=arguments.context,

@@ -117,6 +117,7 @@ def run(arguments: argparse.Namespace) -> int:
         mmap=not arguments.no_mmap,
         context=arguments.context,
         rope_theta=arguments.rope_theta,
+        kv_type=arguments.kv_type,
         quantize=arguments.quantize,
         cache=not arguments.no_cache,
     ) as llm:

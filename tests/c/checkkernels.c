@@ -35,7 +35,7 @@ typedef struct size_case {
 static float in_x[BIG], in_w[BIG], in_pages[BIG * 2], panel[L2C_PANEL_FLOATS + 16];
 static uint8_t in_blocks[BIG * 4];
 static float quant_panel[3 * (L2C_SUPER * 4 + 512) + 16];
-static float scratch[ATT_HEADS * (L2C_KV_CHUNK + 2 * 80 + 4) + 16];
+static float scratch[L2C_ATT_QUERIES * (L2C_KV_CHUNK + 3 * 80 + 4) + 16];
 static int8_t in_q[BIG], q_values[MAX_M * 768];
 static int32_t q_bias[MAX_M * 192];
 static int16_t q16_values[MAX_M * 3 * L2C_SUPER];
@@ -198,21 +198,34 @@ static void run_argmax(const l2c_kernels *k, float *y, const size_case *c) {
 }
 
 static void run_attend(const l2c_kernels *k, float *y, const size_case *c) {
+    static const l2c_kv_type types[] = {L2C_KV_F32, L2C_KV_F16, L2C_KV_Q8};
+    static const size_t bytes[] = {4, 2, 1}, windows[] = {0, 0, 1, 40, 300};
     const size_t head_dim = c->k < ATT_DIM ? c->k / 2 * 2 + 2 : ATT_DIM, stride = (head_dim + 15) / 16 * 16;
-    const size_t page = L2C_KV_PAGE * (head_dim + stride), heads = c->m < ATT_HEADS ? c->m : ATT_HEADS;
-    float *pages[ATT_LENGTH / L2C_KV_PAGE + 1];
+    const size_t heads = c->m < ATT_HEADS ? c->m : ATT_HEADS, most = l2c_attention_rows(heads);
+    const size_t rows = turn % 4 < most ? turn % 4 + 1 : most, length = c->n * 9 % ATT_LENGTH + 1;
+    l2c_kv_layout layout = {.type = types[turn % 3], .head_dim = head_dim, .value_stride = stride};
+    layout.values = 16 * head_dim * bytes[turn % 3];
+    layout.scales = layout.values + 16 * stride * bytes[turn % 3];
+    layout.block = layout.scales + 128;
+    layout.page = L2C_KV_PAGE / L2C_KV_BLOCK * layout.block;
+    uint8_t *pages[(ATT_LENGTH + 4) / L2C_KV_PAGE + 1];
     for (size_t i = 0; i < sizeof pages / sizeof *pages; i++) {
-        pages[i] = in_pages + i * page;
+        pages[i] = (uint8_t *)in_pages + c->offset + i * layout.page;
+    }
+    for (size_t t = 0; t < length + rows - 1; t++) {
+        uint8_t *block = pages[t / L2C_KV_PAGE] + t % L2C_KV_PAGE / L2C_KV_BLOCK * layout.block;
+        k->store_kv(block, &layout, t % L2C_KV_BLOCK, in_w + t * 7, in_x + t * 11);
     }
     const l2c_attention a = {
         .out = y,
         .q = in_x + c->offset,
-        .pages = pages,
-        .offset = c->offset,
+        .rows = rows,
+        .row_stride = heads * head_dim + 3,
         .heads = heads,
-        .head_dim = head_dim,
-        .value_stride = stride,
-        .length = c->n * 9 % ATT_LENGTH + 1,
+        .layout = &layout,
+        .pages = pages,
+        .length = length,
+        .window = windows[turn % 5],
         .scale = 0.3f,
         .scratch = aligned(scratch),
     };
