@@ -62,7 +62,7 @@ GNU = ("-std=c11", "-O3", "-g0", "-fno-math-errno", "-ffp-contract=off", "-fvisi
 MSVC = ("/std:c11", "/experimental:c11atomics", "/O2", "/fp:precise", "/D_CRT_SECURE_NO_WARNINGS")
 SANITIZE = (
     *("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"),
-    *("-fno-omit-frame-pointer", "-g1", "-O2"),  # with -O3 compiling takes three times as long
+    *("-fno-omit-frame-pointer", "-g1", "-O1"),  # with -O3 compiling takes six times as long
 )
 LINK = ("-lm", "-pthread")
 WARNINGS = (
