@@ -49,7 +49,7 @@ def test_a_fork_goes_on_alone(model, tokens, rng, count):
     session.prefill(tokens[:count])
     forks = [session.fork() for _ in range(3)]
     for number, fork in enumerate(rng.permutation([session, *forks])):
-        own = [number] + tokens[count : count + 70]
+        own = [number, *tokens[count : count + 70]]
         assert np.array_equal(fork.prefill(own), alone(model, tokens[:count] + own)), number
         for token in (5, 6):
             fork.step(token)
