@@ -119,7 +119,7 @@ class Engine:
         self._driver: int | None = None
         self._step: _Step | None = None
         self._pieces: list[tuple[Sequence, Piece]] = []
-        self._steps = self._prompt_tokens = self._generated = 0
+        self._prompt_tokens = self._generated = 0
         self._seconds = 0.0
 
     # ---- For any thread ----
@@ -191,7 +191,7 @@ class Engine:
             pages_free=self._pool.pages - used,
             pages_shared=self._pool.shared,
             pages_cached=len(self._cache) if self._cache is not None else 0,
-            steps=self._steps,
+            steps=self._scheduler.steps,
             prompt_tokens=self._prompt_tokens,
             reused_prompt_tokens=self._scheduler.reused,
             generated_tokens=self._generated,
@@ -297,7 +297,7 @@ class Engine:
             self._step = _Step(rows)
             spans = [(row.session, row.tokens, ROLE_PROMPT if row.prompt else ROLE_GENERATED) for row in rows]
             self._batch.step_sample(spans, [row.sampler for row in rows], out=self._step.tokens)
-            self._steps += 1
+            self._scheduler.steps += 1
             self._hand_over()
             self._sweep()
         self._seconds += time.perf_counter() - start
@@ -323,7 +323,7 @@ class Engine:
 
     def _advance(self, row: Rows, token: int | None) -> None:
         sequence = row.sequence
-        sequence._served = self._steps
+        sequence._served = self._scheduler.steps
         if row.prompt:
             self._prompt_tokens += len(row.tokens)
             self._scheduler.keep(sequence)

@@ -32,6 +32,7 @@ class Scheduler:
         self.chunk = chunk  # prompt rows of a step
         self.running: list[Sequence] = []  # in the order of admission
         self.reused = 0  # prompt tokens taken over from the cache
+        self.steps = 0  # done
         self._page_size = pool.page_positions
 
     def pages(self, positions: int) -> int:
@@ -45,6 +46,11 @@ class Scheduler:
     def _reusable(self, sequence: Sequence) -> list[bytes]:
         # All whole pages but for the last token, whose row gives the logits that the first sample is from.
         return sequence._keys[: (len(sequence.prompt_tokens) - 1) // self._page_size]
+
+    def _next_key(self, sequence: Sequence) -> bytes | None:
+        """The key of the page that its next prompt row belongs to; None for one that will not be kept."""
+        page = sequence._position // self._page_size
+        return sequence._keys[page] if page < len(sequence._keys) else None
 
     def keep(self, sequence: Sequence) -> None:
         """Keep the whole pages of its prompt that are computed: all by prompt rows, as a later prompt would."""
@@ -85,23 +91,21 @@ class Scheduler:
                 return False
         sequence._begin(self.llm.config.vocab_size, self.llm.isa)
         self.reused += sequence._session.position
+        sequence._served = self.steps  # behind all that wait for a row
         self.running.append(sequence)
         return True
 
     def rows(self) -> list[Rows]:
         """The rows of the next step, prompts first."""
         ready: list[Sequence] = []
-        computing: set[bytes] = set()
-        for sequence in self.running:
-            if not sequence._prefilling:
-                continue
-            page, begun = divmod(sequence._position, self._page_size)
-            if page < len(sequence._keys):
-                key = sequence._keys[page]
-                if key in computing and not begun and page < len(self._reusable(sequence)):
-                    continue  # an older one computes this page now: adopt it then
+        prefilling = [sequence for sequence in self.running if sequence._prefilling]
+        computing = {self._next_key(sequence) for sequence in prefilling if sequence._position % self._page_size}
+        for sequence in prefilling:
+            key = self._next_key(sequence)
+            begun, last = sequence._position % self._page_size, key not in self._reusable(sequence)
+            if begun or last or key not in computing:  # else another computes this page now: adopt it then
+                ready.append(sequence)
                 computing.add(key)
-            ready.append(sequence)
         rows = []
         for sequence, count in self._shares(ready):
             assert sequence._session is not None
