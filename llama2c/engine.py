@@ -257,13 +257,16 @@ class Engine:
     def _if_free(self, work: Callable[[], object]) -> bool:
         """Do it unless a thread is inside a step."""
         self._check_process()
-        if not self._driving.acquire(blocking=False):
-            return False
+        taken: list[bool] = []
         try:
-            self._driven(work)
+            # By one call that also notes it: an interrupt between the two would leave the lock taken for ever.
+            taken.extend(map(self._driving.acquire, (False,)))
+            if taken[0]:
+                self._driven(work)
         finally:
-            self._driving.release()
-        return True
+            if taken and taken[0]:
+                self._driving.release()
+        return taken[0]
 
     def _cancel(self, sequence: Sequence) -> None:
         self._cancels.append(sequence)
@@ -343,19 +346,19 @@ class Engine:
 
     def _sweep(self) -> None:
         """Free what has ended."""
+        running = self._scheduler.running
         while self._cancels:
             sequence = self._cancels[0]
             sequence._end("cancelled")
-            if not sequence._admitted:
+            if sequence not in running:
                 self._retire(sequence)
             self._cancels.popleft()
-        running = self._scheduler.running
         ended = [sequence for sequence in running if sequence._reason is not None]
         for sequence in ended:
             self._retire(sequence)
         if ended:
             self._scheduler.running = [sequence for sequence in running if sequence._reason is None]
-        while self._waiting and self._waiting[0]._reason is not None:
+        while self._waiting and self._waiting[0]._over.is_set():
             self._waiting.popleft()
 
     def _retire(self, sequence: Sequence) -> None:
@@ -374,12 +377,13 @@ class Engine:
 
     def _admit(self) -> None:
         running = self._scheduler.running
-        while self._waiting and len(running) < self.max_running:
+        while self._waiting:
             sequence = self._waiting[0]
             if sequence._reason is None and sequence not in running:
                 if sequence._max_tokens == 0:
                     sequence._end("length")
-                    self._retire(sequence)
-                elif not self._scheduler.admit(sequence):
+                elif len(running) == self.max_running or not self._scheduler.admit(sequence):
                     return
+            if sequence._reason is not None:
+                self._retire(sequence)
             self._waiting.popleft()

@@ -24,60 +24,65 @@ def page_keys(ids: Sequence[int], size: int) -> list[bytes]:
 class _Holder:
     """A fork of a session, which holds the pages of some entries of the cache and all pages before them."""
 
-    def __init__(self) -> None:
-        self.session: Session | None = None
-        self.counts: list[int] = []  # for each entry the pages up to its end, ascending
+    session: Session
 
 
 class PrefixCache:
-    """Keeps pages by forks of the sessions that computed them. For one thread at a time."""
+    """Keeps pages by forks of the sessions that computed them. For one thread at a time.
+
+    An interrupt between any two lines may lose pages that are kept, but no memory, and never gives wrong ones.
+    """
 
     def __init__(self, page_size: int) -> None:
         self._size = page_size
-        # From the least recently used; a page stands before the one that precedes it in its prompt.
-        self._pages: OrderedDict[bytes, tuple[_Holder, int]] = OrderedDict()
+        # From the least recently used; a page stands before the one that precedes it in its prompt. Who holds it, pages
+        # up to its end, pages up to the end of the holder's entry before it.
+        self._pages: OrderedDict[bytes, tuple[_Holder, int, int]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._pages)
 
     def find(self, keys: Sequence[bytes]) -> int:
         """How many pages of a prompt are kept."""
-        count = 0
-        while count < len(keys) and keys[count] in self._pages:
-            count += 1
-        return count
+        for count, key in enumerate(keys):
+            entry = self._pages.get(key)
+            if entry is None or entry[0].session.position < entry[1] * self._size:
+                return count
+        return len(keys)
 
     def fork(self, keys: Sequence[bytes], count: int) -> Session:
         """A session that has taken the first `count` pages, of those that find() tells, at least 1."""
         self._touch(keys[:count])
-        session = self._pages[keys[count - 1]][0].session
-        assert session is not None
-        return session.fork(count * self._size)
+        return self._pages[keys[count - 1]][0].session.fork(count * self._size)
 
     def add(self, holder: object, session: Session, keys: Sequence[bytes], count: int) -> object:
         """Keep the first `count` pages of a session.
 
         holder: what this returned for the session's pages before, at first None.
         """
-        missing = range(self.find(keys[:count]), count)
-        if not missing:
+        keys = keys[:count]
+        found = self.find(keys)
+        if found == count:
             return holder
         held = holder if isinstance(holder, _Holder) else _Holder()
         held.session = session.fork(count * self._size)
-        for index in missing:
-            held.counts.append(index + 1)
-            self._pages[keys[index]] = held, index + 1
-        self._touch(keys[:count])
+        before = max(
+            (entry[1] for entry in map(self._pages.get, keys[:found]) if entry and entry[0] is held), default=0
+        )
+        for end in range(found + 1, count + 1):
+            self._pages[keys[end - 1]] = held, end, before
+            before = end
+        self._touch(keys)
         return held
 
     def evict(self) -> bool:
         """Let one page go; False if there is none."""
         if not self._pages:
             return False
-        _, (holder, count) = self._pages.popitem(last=False)
-        # The last of its prompt's pages goes first, and so the last of its holder's.
-        assert holder.session is not None and holder.counts.pop() == count
-        holder.session.rewind(holder.counts[-1] * self._size if holder.counts else 0)
+        # The last of a prompt's pages goes first, and so the last of its holder's; a holder without any goes by itself.
+        _, (holder, _, before) = self._pages.popitem(last=False)
+        if holder.session.position > before * self._size:
+            holder.session.rewind(before * self._size)
         return True
 
     def clear(self) -> None:

@@ -26,7 +26,9 @@ class Scheduler:
     """The running sequences and the pages that they have and may still need. For one thread at a time."""
 
     def __init__(self, llm: "Llama", pool: Pool, cache: PrefixCache | None, *, chunk: int) -> None:
-        self.llm = llm
+        self.transformer = llm.transformer
+        self.context = llm.context
+        self.vocab_size = llm.config.vocab_size
         self.pool = pool
         self.cache = cache
         self.chunk = chunk  # prompt rows of a step
@@ -83,13 +85,12 @@ class Scheduler:
                 if count:
                     sequence._session = self.cache.fork(keys, count)
             if sequence._session is None:
-                llm = self.llm
-                sequence._session = Session(llm.transformer, context=llm.context, threads=llm.threads, pool=self.pool)
+                sequence._session = Session(self.transformer, context=self.context, pool=self.pool)
         need = self._growth(sequence) + sum(self._growth(other) for other in self.running)
         while self.pool.pages - self.pool.used < need:
             if self.cache is None or not self.cache.evict():
                 return False
-        sequence._begin(self.llm.config.vocab_size, self.llm.isa)
+        sequence._begin(self.vocab_size, self.transformer.isa)
         self.reused += sequence._session.position
         sequence._served = self.steps  # behind all that wait for a row
         self.running.append(sequence)

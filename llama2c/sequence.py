@@ -91,8 +91,11 @@ class Sequence:
         self._engine._cancel(self)
 
     def result(self) -> Generation:
-        """Wait for the end, and make the engine's steps meanwhile unless another thread does; a cancelled one has its
-        text up to there. Raises the exception of one that ended by an error, and what Engine.step raises."""
+        """Wait for the end, and make the engine's steps meanwhile unless another thread does.
+
+        Pieces of those steps go to on_piece alone. A cancelled sequence has its text up to there. Raises the exception
+        of one that ended by an error, and what Engine.step raises.
+        """
         while not self._over.is_set():
             if not self._engine._step_if_free():
                 self._over.wait(0.02)  # and then look again whether someone still makes steps

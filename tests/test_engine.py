@@ -21,7 +21,7 @@ VOCAB = 300
 SHAPE = Shape(256, 256, 2, 4, 2, VOCAB, 320, tied=False)
 PAGE = 64
 NAN = 299  # a token that makes the logits of one of the models NaN
-MIXES = int(os.environ.get("LLAMA2C_MIXES", "24"))
+MIXES = int(os.environ.get("LLAMA2C_MIXES", "40"))
 
 
 def make_tokenizer() -> Tokenizer:
@@ -364,6 +364,14 @@ def test_refusals(llm):
     with pytest.raises(ValueError, match="closed"):
         engine.submit("a")
     assert engine.step() == [] and engine.stats().pages_used == 0
+
+
+def test_the_model_may_be_closed(paths):
+    llm = llama2c.load(paths["F32"], tokenizer=make_tokenizer())
+    expected = llm.generate("a", max_tokens=5, seed=1)
+    with Engine(llm) as engine:
+        llm.close()
+        assert same(engine.submit("a", max_tokens=5, seed=1).result(), expected)
 
 
 def test_page_keys(rng):
