@@ -3,9 +3,9 @@
     llm = llama2c.load("llama-2-7b.Q4_K_M.gguf")
     print(llm.generate("Once upon a time", seed=42))
 
-`load` gives a `Llama` with `generate`, `stream`, `logits`, `score`, `session`.
-Below lie the classes of the C core: `Transformer` (weights), `Session` (one timeline of keys and values), `Pool` (their
-memory), `Batch`, `Sampler`, `Tokenizer`.
+`load` gives a `Llama` with `generate`, `stream`, `logits`, `score`, `session`; `Engine` computes many generations at
+once. Below lie the classes of the C core: `Transformer` (weights), `Session` (one timeline of keys and values), `Pool`
+(their memory), `Batch`, `Sampler`, `Tokenizer`.
 """
 
 from typing import TYPE_CHECKING
@@ -35,12 +35,14 @@ from llama2c._core import (
 
 if TYPE_CHECKING:
     from llama2c.chat import Conversation
+    from llama2c.engine import Engine
     from llama2c.errors import TokenizerError
     from llama2c.generation import Generation, Piece, Timings
     from llama2c.generation import generate_once as generate
     from llama2c.model import Config, Llama, load
     from llama2c.quantization import Quantization, QuantizedTensor, quantize
     from llama2c.scoring import Perplexity, Score, perplexity
+    from llama2c.sequence import Sequence
     from llama2c.tokenizers import load_tokenizer
 
 __all__ = [
@@ -52,6 +54,7 @@ __all__ = [
     "Config",
     "ContextError",
     "Conversation",
+    "Engine",
     "ExhaustedError",
     "FormatError",
     "Generation",
@@ -63,6 +66,7 @@ __all__ = [
     "QuantizedTensor",
     "Sampler",
     "Score",
+    "Sequence",
     "Session",
     "Timings",
     "Tokenizer",
@@ -81,6 +85,7 @@ __all__ = [
 _LAZY = {
     "Config": ("model", "Config"),
     "Conversation": ("chat", "Conversation"),
+    "Engine": ("engine", "Engine"),
     "Generation": ("generation", "Generation"),
     "Llama": ("model", "Llama"),
     "Perplexity": ("scoring", "Perplexity"),
@@ -88,6 +93,7 @@ _LAZY = {
     "Quantization": ("quantization", "Quantization"),
     "QuantizedTensor": ("quantization", "QuantizedTensor"),
     "Score": ("scoring", "Score"),
+    "Sequence": ("sequence", "Sequence"),
     "Timings": ("generation", "Timings"),
     "TokenizerError": ("errors", "TokenizerError"),
     "generate": ("generation", "generate_once"),

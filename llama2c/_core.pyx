@@ -151,7 +151,20 @@ cdef const char *pointer(bytes text):
 
 cdef object token_array(object tokens):
     # The ids as a contiguous int32 array. Anything but integers is refused here; their range is the core's to check.
-    cdef object array = numpy().asarray(tokens)
+    cdef object array
+    cdef int32_t[::1] view
+    cdef Py_ssize_t i
+    if type(tokens) is list:  # of many short spans NumPy would take most of the time
+        array = numpy().empty(len(<list>tokens), dtype=numpy().int32)
+        view = array
+        for i in range(view.shape[0]):
+            token = (<list>tokens)[i]
+            if type(token) is not int or not -0x80000000 <= <object>token <= 0x7FFFFFFF:
+                break
+            view[i] = token
+        else:
+            return array
+    array = numpy().asarray(tokens)
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
         raise TypeError("token ids must be a one-dimensional sequence of integers")
     if array.size and (array.max() > 0x7FFFFFFF or array.min() < -0x80000000):

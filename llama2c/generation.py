@@ -6,10 +6,10 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, cast, overload
 
 from llama2c._core import ContextError, Sampler, Tokenizer
-from llama2c.text import StopMatcher, TextDecoder
+from llama2c.text import ReplyText
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from llama2c.tokenizers import StrPath
 
 Prompt: TypeAlias = "str | Sequence[int] | NDArray[np.integer]"
+Prompts: TypeAlias = "Sequence[Prompt]"
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,9 @@ class Generation:
     text: str  # without the prompt
     tokens: list[int]  # generated ids, the end-of-text token not among them
     prompt_tokens: list[int]
-    finish_reason: str  # "stop": an end-of-text token or a stop string; "length": max_tokens or the context's end
+    # "stop": an end-of-text token or a stop string; "length": max_tokens or the context's end; of an Engine's sequences
+    # also "cancelled"
+    finish_reason: str
     seed: int  # gives the same text again
     timings: Timings
 
@@ -128,27 +131,17 @@ class _Run:
         return Timings(len(self.ids), self.first - self.start, self.count, self.last - self.first)
 
 
-def _matcher(stop: str | Sequence[str]) -> StopMatcher:
-    return StopMatcher((stop,) if isinstance(stop, str) else tuple(stop))
-
-
-def _pieces(run: _Run, tokenizer: Tokenizer, matcher: StopMatcher, ignore_eos: bool) -> Iterator[Piece]:
-    ends = () if ignore_eos else tuple(end for end in (tokenizer.bos, tokenizer.eos) if end >= 0)
-    # The space before a text belongs to its beginning only.
-    at_start = len(run.ids) == 1 and run.ids[0] == tokenizer.bos
-    decoder = TextDecoder(strip_space=at_start and tokenizer.add_space_prefix)
-    for token in run.tokens(ends):
-        text, stopped = matcher.feed(decoder.feed(tokenizer.token_bytes(token)))
+def _pieces(run: _Run, reply: ReplyText) -> Iterator[Piece]:
+    for token in run.tokens(reply.ends):
+        text, stopped = reply.feed(token)
         if stopped:
             run.finish_reason = "stop"
             yield Piece(text, token, "stop", run.seed)
             return
         yield Piece(text, token, None, run.seed)
-    text, stopped = matcher.feed(decoder.flush())
+    text, stopped = reply.flush()
     if stopped:
         run.finish_reason = "stop"
-    else:
-        text += matcher.flush()
     yield Piece(text, None, run.finish_reason, run.seed)
 
 
@@ -164,26 +157,38 @@ def stream(
     ignore_eos: bool = False,
 ) -> Iterator[Piece]:
     """Generate piece by piece. The arguments are checked now, the work begins with the first piece."""
-    matcher = _matcher(stop)
     run = _Run(llm, prompt, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
-    return _pieces(run, llm.tokenizer, matcher, ignore_eos)
+    return _pieces(run, ReplyText(llm.tokenizer, run.ids, stop=stop, ignore_eos=ignore_eos))
 
 
 def generate(
     llm: "Llama",
-    prompt: Prompt = "",
+    prompt: "Prompt | Prompts",
     *,
-    max_tokens: int = 256,
-    temperature: float = 1.0,
-    top_p: float = 0.9,
-    seed: int | None = None,
-    stop: str | Sequence[str] = (),
-    ignore_eos: bool = False,
-) -> Generation:
-    """Generate to the end."""
-    matcher = _matcher(stop)
-    run = _Run(llm, prompt, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
-    pieces = list(_pieces(run, llm.tokenizer, matcher, ignore_eos))
+    max_tokens: int,
+    temperature: float,
+    top_p: float,
+    seed: int | Sequence[int] | None,
+    stop: str | Sequence[str],
+    ignore_eos: bool,
+) -> Generation | list[Generation]:
+    """Generate to the end: one prompt, or each of a list of them."""
+    if isinstance(prompt, (list, tuple)) and all(hasattr(item, "__len__") for item in prompt):
+        return _generate_all(
+            llm,
+            prompt,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+            stop=stop,
+            ignore_eos=ignore_eos,
+        )
+    if hasattr(seed, "__len__"):
+        raise TypeError("a list of seeds for one prompt, expected an int or None")
+    one, one_seed = cast("Prompt", prompt), seed
+    run = _Run(llm, one, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=one_seed)
+    pieces = list(_pieces(run, ReplyText(llm.tokenizer, run.ids, stop=stop, ignore_eos=ignore_eos)))
     return Generation(
         text="".join(piece.text for piece in pieces),
         tokens=[piece.token for piece in pieces if piece.token is not None],
@@ -192,6 +197,42 @@ def generate(
         seed=run.seed,
         timings=run.timings(),
     )
+
+
+def _generate_all(
+    llm: "Llama",
+    prompts: Sequence[Prompt],
+    *,
+    max_tokens: int,
+    temperature: float,
+    top_p: float,
+    seed: int | Sequence[int] | None,
+    stop: str | Sequence[str],
+    ignore_eos: bool,
+) -> list[Generation]:
+    from llama2c.engine import Engine
+
+    seeds = list(cast("Sequence[int]", seed)) if hasattr(seed, "__len__") else [seed] * len(prompts)
+    if len(seeds) != len(prompts):
+        raise ValueError(f"{len(seeds)} seeds for {len(prompts)} prompts, expected one each")
+    if not prompts:
+        return []
+    chunk = 256
+    with Engine(llm, max_rows=chunk + min(len(prompts), 64), chunk=chunk) as engine:
+        sequences = [
+            engine.submit(
+                prompt,
+                max_tokens=max_tokens,
+                temperature=temperature,
+                top_p=top_p,
+                seed=own,
+                stop=stop,
+                ignore_eos=ignore_eos,
+            )
+            for prompt, own in zip(prompts, seeds, strict=True)
+        ]
+        engine.run()
+        return [sequence.result() for sequence in sequences]
 
 
 _cached: "tuple[tuple[object, ...], Llama] | None" = None
@@ -221,27 +262,59 @@ def _cached_model(path: str, tokenizer: "StrPath | Tokenizer | None") -> "Llama"
         return _cached[1]
 
 
+@overload
+def generate_once(  # type: ignore[overload-overlap]  # a str is a sequence of str, and one prompt
+    prompt: Prompt = ...,
+    *,
+    model: "StrPath | Llama",
+    tokenizer: "StrPath | Tokenizer | None" = ...,
+    max_tokens: int = ...,
+    temperature: float = ...,
+    top_p: float = ...,
+    seed: int | None = ...,
+    stop: str | Sequence[str] = ...,
+    ignore_eos: bool = ...,
+) -> Generation: ...
+
+
+@overload
 def generate_once(
-    prompt: Prompt = "",
+    prompt: Prompts,
+    *,
+    model: "StrPath | Llama",
+    tokenizer: "StrPath | Tokenizer | None" = ...,
+    max_tokens: int = ...,
+    temperature: float = ...,
+    top_p: float = ...,
+    seed: int | Sequence[int] | None = ...,
+    stop: str | Sequence[str] = ...,
+    ignore_eos: bool = ...,
+) -> list[Generation]: ...
+
+
+def generate_once(
+    prompt: "Prompt | Prompts" = "",
     *,
     model: "StrPath | Llama",
     tokenizer: "StrPath | Tokenizer | None" = None,
     max_tokens: int = 256,
     temperature: float = 1.0,
     top_p: float = 0.9,
-    seed: int | None = None,
+    seed: int | Sequence[int] | None = None,
     stop: str | Sequence[str] = (),
     ignore_eos: bool = False,
-) -> Generation:
+) -> Generation | list[Generation]:
     """Continue a prompt in one call; the last model stays loaded for the next.
 
-    prompt: a text, which gets BOS in front, or token ids.
+    prompt: a text, which gets BOS in front, or token ids. A list of prompts (texts or lists of ids) gives a list of
+        generations, each what its prompt alone would give, computed together; see Engine.
     model: a checkpoint's path, or what `llama2c.load` gave.
     tokenizer: as in `load`, for a path; a loaded model has its own.
     max_tokens: most tokens to generate.
     temperature: 0 takes the most probable token every time; 1 the model's own distribution.
     top_p: sample from the most probable tokens that together exceed this probability; 0 or 1: from all.
-    seed: the same seed gives the same text, on any number of threads; None: a random one, told in the result.
+    seed: the same seed gives the same text, on any number of threads; None: a random one, told in the result. Of a
+        list of prompts each gets this seed, or its own from a list of them.
     stop: text that ends the generation and is not part of it.
     ignore_eos: go on after BOS and EOS, which otherwise end the text.
 
@@ -255,7 +328,8 @@ def generate_once(
         llm = model
     else:
         llm = _cached_model(os.fspath(model), tokenizer)
-    return llm.generate(
+    return generate(
+        llm,
         prompt,
         max_tokens=max_tokens,
         temperature=temperature,

@@ -4,10 +4,10 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from llama2c._core import Session, Tokenizer, Transformer
-from llama2c.generation import Generation, Piece, Prompt, generate, prompt_ids, stream
+from llama2c.generation import Generation, Piece, Prompt, Prompts, generate, prompt_ids, stream
 from llama2c.scoring import Score
 from llama2c.threads import default_threads
 from llama2c.tokenizers import StrPath, checked, find_tokenizer, load_tokenizer
@@ -153,18 +153,44 @@ class Llama:
         session = self.session(context=max(1, min(len(ids), self.context)))
         return Score(ids, session.score(ids).tolist())
 
+    @overload
+    def generate(  # type: ignore[overload-overlap]  # a str is a sequence of str, and one prompt
+        self,
+        prompt: Prompt = ...,
+        *,
+        max_tokens: int = ...,
+        temperature: float = ...,
+        top_p: float = ...,
+        seed: int | None = ...,
+        stop: str | Sequence[str] = ...,
+        ignore_eos: bool = ...,
+    ) -> Generation: ...
+
+    @overload
     def generate(
         self,
-        prompt: Prompt = "",
+        prompt: Prompts,
+        *,
+        max_tokens: int = ...,
+        temperature: float = ...,
+        top_p: float = ...,
+        seed: int | Sequence[int] | None = ...,
+        stop: str | Sequence[str] = ...,
+        ignore_eos: bool = ...,
+    ) -> list[Generation]: ...
+
+    def generate(
+        self,
+        prompt: "Prompt | Prompts" = "",
         *,
         max_tokens: int = 256,
         temperature: float = 1.0,
         top_p: float = 0.9,
-        seed: int | None = None,
+        seed: int | Sequence[int] | None = None,
         stop: str | Sequence[str] = (),
         ignore_eos: bool = False,
-    ) -> Generation:
-        """Continue a prompt; see `llama2c.generate` for the options."""
+    ) -> Generation | list[Generation]:
+        """Continue a prompt, or each of a list of prompts; see `llama2c.generate` for the options."""
         return generate(
             self,
             prompt,

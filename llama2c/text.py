@@ -3,6 +3,8 @@
 import codecs
 from collections.abc import Sequence
 
+from llama2c._core import Tokenizer
+
 
 class TextDecoder:
     """Turns the bytes of token after token into text, never handing out half a character.
@@ -75,3 +77,26 @@ class StopMatcher:
             if any(stop.startswith(end) for stop in self._stops):
                 return length
         return 0
+
+
+class ReplyText:
+    """The text of generated tokens: what each one completes, until a token of `ends` or a stop string."""
+
+    def __init__(
+        self, tokenizer: Tokenizer, prompt: Sequence[int], *, stop: str | Sequence[str], ignore_eos: bool
+    ) -> None:
+        self.ends = () if ignore_eos else tuple(end for end in (tokenizer.bos, tokenizer.eos) if end >= 0)
+        self._tokenizer = tokenizer
+        self._matcher = StopMatcher((stop,) if isinstance(stop, str) else tuple(stop))
+        # The space before a text belongs to its beginning only.
+        at_start = len(prompt) == 1 and prompt[0] == tokenizer.bos
+        self._decoder = TextDecoder(strip_space=at_start and tokenizer.add_space_prefix)
+
+    def feed(self, token: int) -> tuple[str, bool]:
+        """Text that a token completes, and whether a stop string ends it."""
+        return self._matcher.feed(self._decoder.feed(self._tokenizer.token_bytes(token)))
+
+    def flush(self) -> tuple[str, bool]:
+        """The text held back, after the last token, and whether a stop string ends it."""
+        text, stopped = self._matcher.feed(self._decoder.flush())
+        return (text, True) if stopped else (text + self._matcher.flush(), False)

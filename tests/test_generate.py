@@ -87,7 +87,7 @@ def test_bad_settings(llm, options):
         llm.generate(**options)
 
 
-@pytest.mark.parametrize("prompt", [[], [512], [-1]])
+@pytest.mark.parametrize("prompt", [np.array([], dtype=int), [512], [-1]])
 def test_bad_prompts(llm, prompt):
     with pytest.raises(ValueError, match="expected"):
         llm.generate(prompt)
