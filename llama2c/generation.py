@@ -4,7 +4,7 @@ import operator
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -12,6 +12,8 @@ from llama2c._core import ContextError, Sampler, Tokenizer
 from llama2c.text import StopMatcher, TextDecoder
 
 if TYPE_CHECKING:
+    import hashlib
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -79,8 +81,11 @@ def prompt_ids(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
     return ids
 
 
-class _Run:
-    """One generation in progress: iterate it for the ids; `finish_reason` and `timings` tell the rest."""
+class Run:
+    """One generation in progress: iterate it for the ids; `finish_reason` and `timings` tell the rest.
+
+    digest: takes the bytes of all logits that are sampled from, for records.
+    """
 
     def __init__(
         self,
@@ -91,6 +96,7 @@ class _Run:
         temperature: float,
         top_p: float,
         seed: int | None,
+        digest: "hashlib._Hash | None" = None,
     ) -> None:
         if max_tokens < 0:
             raise ValueError(f"max_tokens is {max_tokens}, expected 0 or more")
@@ -103,18 +109,23 @@ class _Run:
         # The last token is sampled, not taken: it needs no position.
         self.session = llm.session(context=min(llm.context, len(self.ids) + max(max_tokens, 1)))
         self.max_tokens = max_tokens
+        self.temperature, self.top_p = temperature, top_p
+        self.digest = digest
         self.finish_reason = "length"
         self.count = 0
         self.start = self.first = self.last = time.perf_counter()
 
-    def tokens(self, ends: Sequence[int]) -> Iterator[int]:
+    def tokens(self, ends: Collection[int]) -> Iterator[int]:
         """Ids until one of `ends`, which is not given out, or until there is no more room."""
         if self.max_tokens == 0:
             return
-        session, sampler = self.session, self.sampler
-        token = sampler.sample(session.prefill(self.ids))
+        sampler = self.sampler
+        logits = self.session.prefill(self.ids)
+        if self.digest is not None:
+            self.digest.update(logits.data)
+        token = sampler.sample(logits)
         self.first = self.last = time.perf_counter()
-        step_sample = session.step_sample
+        step_sample = self.session.step_sample if self.digest is None else self._step_digest_sample
         while token not in ends:
             self.count += 1
             self.last = time.perf_counter()
@@ -124,19 +135,36 @@ class _Run:
             token = step_sample(token, sampler)
         self.finish_reason = "stop"
 
+    def _step_digest_sample(self, token: int, sampler: Sampler) -> int:
+        logits = self.session.step(token)
+        if self.digest is not None:
+            self.digest.update(logits.data)
+        return sampler.sample(logits)
+
     def timings(self) -> Timings:
         return Timings(len(self.ids), self.first - self.start, self.count, self.last - self.first)
 
 
-def _matcher(stop: str | Sequence[str]) -> StopMatcher:
-    return StopMatcher((stop,) if isinstance(stop, str) else tuple(stop))
+def stops_of(stop: str | Sequence[str]) -> tuple[str, ...]:
+    """One stop string or several as a tuple."""
+    return (stop,) if isinstance(stop, str) else tuple(stop)
 
 
-def _pieces(run: _Run, tokenizer: Tokenizer, matcher: StopMatcher, ignore_eos: bool) -> Iterator[Piece]:
-    ends = () if ignore_eos else tuple(end for end in (tokenizer.bos, tokenizer.eos) if end >= 0)
+def ends_of(tokenizer: Tokenizer, *, ignore_eos: bool = False) -> tuple[int, ...]:
+    """The ids that end a text: BOS and EOS, where the tokenizer has them."""
+    return () if ignore_eos else tuple(end for end in (tokenizer.bos, tokenizer.eos) if end >= 0)
+
+
+def decoder_after(tokenizer: Tokenizer, ids: Sequence[int]) -> TextDecoder:
+    """A decoder of what follows a prompt."""
     # The space before a text belongs to its beginning only.
-    at_start = len(run.ids) == 1 and run.ids[0] == tokenizer.bos
-    decoder = TextDecoder(strip_space=at_start and tokenizer.add_space_prefix)
+    at_start = len(ids) == 1 and ids[0] == tokenizer.bos
+    return TextDecoder(strip_space=at_start and tokenizer.add_space_prefix)
+
+
+def pieces_of(run: Run, tokenizer: Tokenizer, matcher: StopMatcher, ends: Collection[int]) -> Iterator[Piece]:
+    """The pieces of a run, up to one of `ends` or a stop string."""
+    decoder = decoder_after(tokenizer, run.ids)
     for token in run.tokens(ends):
         text, stopped = matcher.feed(decoder.feed(tokenizer.token_bytes(token)))
         if stopped:
@@ -164,9 +192,9 @@ def stream(
     ignore_eos: bool = False,
 ) -> Iterator[Piece]:
     """Generate piece by piece. The arguments are checked now, the work begins with the first piece."""
-    matcher = _matcher(stop)
-    run = _Run(llm, prompt, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
-    return _pieces(run, llm.tokenizer, matcher, ignore_eos)
+    matcher = StopMatcher(stops_of(stop))
+    run = Run(llm, prompt, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
+    return pieces_of(run, llm.tokenizer, matcher, ends_of(llm.tokenizer, ignore_eos=ignore_eos))
 
 
 def generate(
@@ -181,9 +209,9 @@ def generate(
     ignore_eos: bool = False,
 ) -> Generation:
     """Generate to the end."""
-    matcher = _matcher(stop)
-    run = _Run(llm, prompt, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
-    pieces = list(_pieces(run, llm.tokenizer, matcher, ignore_eos))
+    matcher = StopMatcher(stops_of(stop))
+    run = Run(llm, prompt, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
+    pieces = list(pieces_of(run, llm.tokenizer, matcher, ends_of(llm.tokenizer, ignore_eos=ignore_eos)))
     return Generation(
         text="".join(piece.text for piece in pieces),
         tokens=[piece.token for piece in pieces if piece.token is not None],
