@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from llama2c.generation import generate_once as generate
     from llama2c.model import Config, Llama, load
     from llama2c.quantization import Quantization, QuantizedTensor, quantize
+    from llama2c.recording import Replay, record, replay
+    from llama2c.records import Record
     from llama2c.scoring import Perplexity, Score, perplexity
     from llama2c.sequence import Sequence
     from llama2c.tokenizers import load_tokenizer
@@ -64,6 +66,8 @@ __all__ = [
     "Pool",
     "Quantization",
     "QuantizedTensor",
+    "Record",
+    "Replay",
     "Sampler",
     "Score",
     "Sequence",
@@ -79,6 +83,8 @@ __all__ = [
     "load_tokenizer",
     "perplexity",
     "quantize",
+    "record",
+    "replay",
 ]
 
 # Names that are looked up when first used: importing llama2c stays cheap.
@@ -92,6 +98,8 @@ _LAZY = {
     "Piece": ("generation", "Piece"),
     "Quantization": ("quantization", "Quantization"),
     "QuantizedTensor": ("quantization", "QuantizedTensor"),
+    "Record": ("records", "Record"),
+    "Replay": ("recording", "Replay"),
     "Score": ("scoring", "Score"),
     "Sequence": ("sequence", "Sequence"),
     "Timings": ("generation", "Timings"),
@@ -101,6 +109,8 @@ _LAZY = {
     "load_tokenizer": ("tokenizers", "load_tokenizer"),
     "perplexity": ("scoring", "perplexity"),
     "quantize": ("quantization", "quantize"),
+    "record": ("recording", "record"),
+    "replay": ("recording", "replay"),
 }
 
 

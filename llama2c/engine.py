@@ -19,7 +19,7 @@ from llama2c.generation import Piece, Prompt, prompt_ids, random_seed
 from llama2c.prefixes import PrefixCache
 from llama2c.scheduler import Rows, Scheduler
 from llama2c.sequence import OnPiece, Sequence
-from llama2c.text import ReplyText
+from llama2c.text import ReplyText, ends_of, stops_of
 
 if TYPE_CHECKING:
     from llama2c.model import Llama
@@ -150,10 +150,11 @@ class Engine:
                 raise ValueError(f"token {i} is {token}, expected 0 to {vocab_size - 1}")
         if len(ids) > self.llm.context:
             raise ContextError(f"the prompt has {len(ids)} tokens, but the context {self.llm.context} positions")
+        ends = ends_of(self.llm.tokenizer, ignore_eos=ignore_eos)
         sequence = Sequence(
             self,
             ids,
-            ReplyText(self.llm.tokenizer, ids, stop=stop, ignore_eos=ignore_eos),
+            ReplyText(self.llm.tokenizer, ids, stop=stops_of(stop), ends=ends),
             max_tokens=max_tokens,
             room=self.llm.context - len(ids),
             temperature=temperature,

@@ -4,14 +4,16 @@ import operator
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias, cast, overload
 
 from llama2c._core import ContextError, Sampler, Tokenizer
-from llama2c.text import ReplyText
+from llama2c.text import ReplyText, ends_of, stops_of
 
 if TYPE_CHECKING:
+    import hashlib
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -82,8 +84,11 @@ def prompt_ids(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
     return ids
 
 
-class _Run:
-    """One generation in progress: iterate it for the ids; `finish_reason` and `timings` tell the rest."""
+class Run:
+    """One generation in progress: iterate it for the ids; `finish_reason` and `timings` tell the rest.
+
+    digest: takes the bytes of all logits that are sampled from, for records.
+    """
 
     def __init__(
         self,
@@ -94,6 +99,7 @@ class _Run:
         temperature: float,
         top_p: float,
         seed: int | None,
+        digest: "hashlib._Hash | None" = None,
     ) -> None:
         if max_tokens < 0:
             raise ValueError(f"max_tokens is {max_tokens}, expected 0 or more")
@@ -106,18 +112,23 @@ class _Run:
         # The last token is sampled, not taken: it needs no position.
         self.session = llm.session(context=min(llm.context, len(self.ids) + max(max_tokens, 1)))
         self.max_tokens = max_tokens
+        self.temperature, self.top_p = temperature, top_p
+        self.digest = digest
         self.finish_reason = "length"
         self.count = 0
         self.start = self.first = self.last = time.perf_counter()
 
-    def tokens(self, ends: Sequence[int]) -> Iterator[int]:
+    def tokens(self, ends: Collection[int]) -> Iterator[int]:
         """Ids until one of `ends`, which is not given out, or until there is no more room."""
         if self.max_tokens == 0:
             return
-        session, sampler = self.session, self.sampler
-        token = sampler.sample(session.prefill(self.ids))
+        sampler = self.sampler
+        logits = self.session.prefill(self.ids)
+        if self.digest is not None:
+            self.digest.update(logits.data)
+        token = sampler.sample(logits)
         self.first = self.last = time.perf_counter()
-        step_sample = session.step_sample
+        step_sample = self.session.step_sample if self.digest is None else self._step_digest_sample
         while token not in ends:
             self.count += 1
             self.last = time.perf_counter()
@@ -127,11 +138,18 @@ class _Run:
             token = step_sample(token, sampler)
         self.finish_reason = "stop"
 
+    def _step_digest_sample(self, token: int, sampler: Sampler) -> int:
+        logits = self.session.step(token)
+        if self.digest is not None:
+            self.digest.update(logits.data)
+        return sampler.sample(logits)
+
     def timings(self) -> Timings:
         return Timings(len(self.ids), self.first - self.start, self.count, self.last - self.first)
 
 
-def _pieces(run: _Run, reply: ReplyText) -> Iterator[Piece]:
+def pieces_of(run: Run, reply: ReplyText) -> Iterator[Piece]:
+    """The pieces of a run, up to one of the reply's ends or a stop string."""
     for token in run.tokens(reply.ends):
         text, stopped = reply.feed(token)
         if stopped:
@@ -157,8 +175,9 @@ def stream(
     ignore_eos: bool = False,
 ) -> Iterator[Piece]:
     """Generate piece by piece. The arguments are checked now, the work begins with the first piece."""
-    run = _Run(llm, prompt, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
-    return _pieces(run, ReplyText(llm.tokenizer, run.ids, stop=stop, ignore_eos=ignore_eos))
+    ends = ends_of(llm.tokenizer, ignore_eos=ignore_eos)
+    run = Run(llm, prompt, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
+    return pieces_of(run, ReplyText(llm.tokenizer, run.ids, stop=stops_of(stop), ends=ends))
 
 
 def generate(
@@ -187,8 +206,9 @@ def generate(
     if hasattr(seed, "__len__"):
         raise TypeError("a list of seeds for one prompt, expected an int or None")
     one, one_seed = cast("Prompt", prompt), seed
-    run = _Run(llm, one, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=one_seed)
-    pieces = list(_pieces(run, ReplyText(llm.tokenizer, run.ids, stop=stop, ignore_eos=ignore_eos)))
+    run = Run(llm, one, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=one_seed)
+    ends = ends_of(llm.tokenizer, ignore_eos=ignore_eos)
+    pieces = list(pieces_of(run, ReplyText(llm.tokenizer, run.ids, stop=stops_of(stop), ends=ends)))
     return Generation(
         text="".join(piece.text for piece in pieces),
         tokens=[piece.token for piece in pieces if piece.token is not None],

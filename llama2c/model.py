@@ -111,6 +111,7 @@ class Llama:
         self.context = self.config.context if context is None else context
         if self.context < 1:
             raise ValueError(f"context is {context}, expected at least 1")
+        self._tokenizer_path = None if isinstance(tokenizer, Tokenizer | None) else os.fspath(tokenizer)
         if tokenizer is not None:
             # Checked now: a tokenizer that was named and does not fit is an error of the call that named it.
             given = isinstance(tokenizer, Tokenizer)
@@ -121,7 +122,19 @@ class Llama:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer: the one named, else the first that fits beside the checkpoint. Raises TokenizerError."""
-        return find_tokenizer(self.path, self.config.vocab_size)
+        tokenizer, self._tokenizer_path = find_tokenizer(self.path, self.config.vocab_size)
+        return tokenizer
+
+    @property
+    def tokenizer_path(self) -> str | None:
+        """The file that the tokenizer is from, a GGUF model's own for example; None for one given as an object."""
+        _ = self.tokenizer  # found when first used
+        return self._tokenizer_path
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What `load` was given besides the path."""
+        return dict(self._options)
 
     @property
     def transformer(self) -> Transformer:

@@ -1,7 +1,7 @@
 """Text as it streams: bytes of tokens to characters, and stop strings that end it."""
 
 import codecs
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from llama2c._core import Tokenizer
 
@@ -79,15 +79,30 @@ class StopMatcher:
         return 0
 
 
+def stops_of(stop: str | Sequence[str]) -> tuple[str, ...]:
+    """One stop string or several as a tuple."""
+    return (stop,) if isinstance(stop, str) else tuple(stop)
+
+
+def ends_of(tokenizer: Tokenizer, *, ignore_eos: bool = False) -> tuple[int, ...]:
+    """The ids that end a text: BOS and EOS, where the tokenizer has them."""
+    return () if ignore_eos else tuple(end for end in (tokenizer.bos, tokenizer.eos) if end >= 0)
+
+
 class ReplyText:
     """The text of generated tokens: what each one completes, until a token of `ends` or a stop string."""
 
     def __init__(
-        self, tokenizer: Tokenizer, prompt: Sequence[int], *, stop: str | Sequence[str], ignore_eos: bool
+        self,
+        tokenizer: Tokenizer,
+        prompt: Sequence[int],
+        *,
+        stop: Sequence[str] = (),
+        ends: Collection[int] = (),
     ) -> None:
-        self.ends = () if ignore_eos else tuple(end for end in (tokenizer.bos, tokenizer.eos) if end >= 0)
+        self.ends = ends
         self._tokenizer = tokenizer
-        self._matcher = StopMatcher((stop,) if isinstance(stop, str) else tuple(stop))
+        self._matcher = StopMatcher(stop)
         # The space before a text belongs to its beginning only.
         at_start = len(prompt) == 1 and prompt[0] == tokenizer.bos
         self._decoder = TextDecoder(strip_space=at_start and tokenizer.add_space_prefix)

@@ -66,13 +66,14 @@ def candidates(checkpoint: StrPath, vocab_size: int) -> Iterator[Path]:
             yield directory / name
 
 
-def find_tokenizer(checkpoint: StrPath, vocab_size: int) -> Tokenizer:
-    """A GGUF file's own tokenizer, else the first of the candidates that exists and has the model's size.
+def find_tokenizer(checkpoint: StrPath, vocab_size: int) -> tuple[Tokenizer, str]:
+    """A GGUF file's own tokenizer, else the first of the candidates that exists and has the model's size; its path.
 
     Raises TokenizerError listing all.
     """
     if is_gguf(checkpoint):
-        return checked(Tokenizer.from_gguf(checkpoint), vocab_size, "its tokenizer", checkpoint)
+        own = checked(Tokenizer.from_gguf(checkpoint), vocab_size, "its tokenizer", checkpoint)
+        return own, os.fspath(checkpoint)
     seen = []
     for path in dict.fromkeys(candidates(checkpoint, vocab_size)):
         if not path.is_file():
@@ -80,7 +81,7 @@ def find_tokenizer(checkpoint: StrPath, vocab_size: int) -> Tokenizer:
             continue
         tokenizer = load_tokenizer(path)
         if len(tokenizer) == vocab_size:
-            return tokenizer
+            return tokenizer, os.fspath(path)
         seen.append(f"{path} ({len(tokenizer)} tokens)")
     raise TokenizerError(
         f"{os.fspath(checkpoint)}: no tokenizer of {vocab_size} tokens found; looked at {', '.join(seen)}; "

@@ -121,3 +121,22 @@ def write(
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def write_byte_level(path: Path, rng: np.random.Generator, **metadata: object) -> None:
+    """A random model with the 256 bytes, two control tokens and no merges that matter."""
+    used = {*range(33, 127), *range(161, 173), *range(174, 256)}  # GPT-2's alphabet: these bytes stand for themselves
+    spare = iter(range(256, 512))
+    alphabet = [chr(b) if b in used else chr(next(spare)) for b in range(256)]
+    shape = Shape(32, 64, 1, 2, 1, 259, 64)
+    vocabulary = {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "llama-bpe",
+        "tokenizer.ggml.tokens": [*alphabet, "ab", "<|begin|>", "<|end|>"],
+        "tokenizer.ggml.token_type": [1] * 257 + [3, 3],
+        "tokenizer.ggml.merges": ["a b"],
+        "tokenizer.ggml.bos_token_id": 257,
+        "tokenizer.ggml.eos_token_id": 258,
+        **metadata,
+    }
+    write(path, shape, random_tensors(rng, shape, "F32"), metadata=vocabulary)

@@ -340,35 +340,16 @@ def test_traceback_on_wish(tmp_path):
     assert done.returncode == 1 and b"Traceback" in done.stderr
 
 
-def write_byte_level(path, rng, **metadata) -> None:
-    """A random model with the 256 bytes, two control tokens and no merges that matter."""
-    used = {*range(33, 127), *range(161, 173), *range(174, 256)}  # GPT-2's alphabet: these bytes stand for themselves
-    spare = iter(range(256, 512))
-    alphabet = [chr(b) if b in used else chr(next(spare)) for b in range(256)]
-    shape = Shape(32, 64, 1, 2, 1, 259, 64)
-    vocabulary = {
-        "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.pre": "llama-bpe",
-        "tokenizer.ggml.tokens": [*alphabet, "ab", "<|begin|>", "<|end|>"],
-        "tokenizer.ggml.token_type": [1] * 257 + [3, 3],
-        "tokenizer.ggml.merges": ["a b"],
-        "tokenizer.ggml.bos_token_id": 257,
-        "tokenizer.ggml.eos_token_id": 258,
-        **metadata,
-    }
-    ggufs.write(path, shape, ggufs.random_tensors(rng, shape, "F32"), metadata=vocabulary)
-
-
 def test_gguf_files_end_at_their_own_tokens(tmp_path, rng, capfdbinary):
     """Token 1, llama2.c's end, is a letter in other vocabularies; and not every one begins a text with BOS."""
     path = tmp_path / "model.gguf"
-    write_byte_level(path, rng)
+    ggufs.write_byte_level(path, rng)
     assert main(["run", str(path), "abc", "-t", "0", "-n", "40"]) == 0
     assert capfdbinary.readouterr().out.startswith(b"abc")
     llm = llama2c.load(path)
     assert ends_of(llm) == {257, 258}
     assert llm.tokenizer.encode("abc") == [257, 256, ord("c")]
-    write_byte_level(path, rng, **{"tokenizer.ggml.add_bos_token": False})
+    ggufs.write_byte_level(path, rng, **{"tokenizer.ggml.add_bos_token": False})
     assert main(["run", str(path), "abc", "-t", "0", "-n", "40"]) == 0
     assert capfdbinary.readouterr().out.startswith(b"abc")
     assert main(["run", str(path), "-t", "0"]) == 1

@@ -1,15 +1,17 @@
 """`llama2c run`: llama2.c's `run`, its flags and its output."""
 
 import argparse
+import hashlib
 import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from llama2c._core import Sampler, Tokenizer
+from llama2c._core import Tokenizer
 from llama2c.cli import add_engine_options, add_threads, finite, integer
 from llama2c.cli.quantize import fill_cache
-from llama2c.generation import prompt_ids
+from llama2c.generation import Run, prompt_ids
+from llama2c.new_file import NewFile
 from llama2c.text import TextDecoder
 
 LLAMA2C_END = 1  # llama2.c ends a text at this token, whatever the tokenizer says
@@ -21,6 +23,7 @@ examples:
   llama2c run stories15M.bin "One day, Lily" -t 0.8 -n 100   continue a text
   llama2c run stories15M.bin -t 0                            always the most probable token
   llama2c run llama-2-7b-chat.Q4_K_M.gguf -m chat            a conversation
+  llama2c run stories15M.bin --record run.json               a text that `llama2c replay run.json` verifies
 
 A GGUF file has its tokenizer. For a .bin file it is looked for beside it and in the current directory: tokenizer.bin,
 tok<size>.bin, tokenizer.model, tok<size>.model. The same seed gives the same text, on any number of
@@ -91,6 +94,12 @@ def add(commands: Any) -> None:
         metavar="N",
         help="positions of the context (default: what the model was trained for)",
     )
+    command.add_argument(
+        "--record",
+        metavar="FILE",
+        help="write what the text depends on as JSON, the model's hash among it, for `llama2c replay`; not for a chat",
+    )
+    command.add_argument("--force", action="store_true", help="replace the FILE of --record if it exists")
     add_threads(command)
     add_engine_options(command)
     command.set_defaults(run=run, error=command.error)
@@ -107,6 +116,8 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if arguments.text is not None and arguments.prompt is not None:
         arguments.error("two prompts: PROMPT and -i")
+    if arguments.record is not None and arguments.mode == "chat":
+        arguments.error("--record is for -m generate: a conversation is not recorded")
     prompt = arguments.prompt if arguments.text is None else arguments.text
     fill_cache(arguments)
     with llama2c.load(
@@ -130,7 +141,11 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.mode == "chat":
             return _chat(llm, prompt, arguments.system, arguments.max_tokens or 0, settings)
         steps = 256 if arguments.max_tokens is None else max(arguments.max_tokens, 0)
-        return _generate(llm, prompt or "", steps, settings)
+        if arguments.record is None:
+            return _generate(llm, prompt or "", steps, settings)
+        # Opened first: a file that cannot be written is told before the text, and Ctrl-C leaves none.
+        with NewFile(arguments.record, overwrite=arguments.force) as file:
+            return _generate(llm, prompt or "", steps, settings, record=file)
 
 
 class Writer:
@@ -170,37 +185,47 @@ def ends_of(llm: Any) -> frozenset[int]:
     return frozenset((llm.tokenizer.bos, llm.tokenizer.eos)) - {-1}
 
 
-def _tokens(llm: Any, ids: list[int], steps: int, sampler: Sampler, started: Callable[[], None]) -> Iterator[int]:
-    """The tokens that llama2.c's loop prints: the prompt's after BOS, then sampled ones, `steps` positions at most."""
-    ends = ends_of(llm)
-    taken = ids[:steps]
-    session = llm.session(context=steps)
+def _tokens(
+    llm: Any, run: Run | None, ids: list[int], steps: int, taken: list[int], started: Callable[[], None]
+) -> Iterator[int]:
+    """The tokens that llama2.c's loop prints: the prompt's after BOS, then sampled ones, `steps` positions at most.
+
+    run: None if the prompt fills them. taken: gets the sampled ones.
+    """
+    sampled = None
     if len(ids) > 1:
         started()
-    logits = session.prefill(taken)
+    if run is None:
+        llm.session(context=steps).prefill(ids[:steps])
+    else:
+        run_tokens = run.tokens(ends_of(llm))
+        sampled = next(run_tokens, None)
     if len(ids) == 1:
         started()
     yield from ids[1 if ids[0] == llm.tokenizer.bos else 0 : steps + 1]
-    if len(ids) > steps:
-        return
-    token = sampler.sample(logits)
-    for _ in range(steps - len(ids)):
-        if token in ends:
-            return
-        yield token
-        token = session.step_sample(token, sampler)
-    if token not in ends:
-        yield token
+    while sampled is not None:
+        taken.append(sampled)
+        yield sampled
+        sampled = next(run_tokens, None)
 
 
-def _generate(llm: Any, prompt: str, steps: int, settings: dict[str, Any]) -> int:
+def _generate(llm: Any, prompt: str, steps: int, settings: dict[str, Any], *, record: NewFile | None = None) -> int:
     steps = steps if 0 < steps <= llm.context else llm.context
     tokenizer = llm.tokenizer
     ids = prompt_ids(tokenizer, prompt)
-    sampler = Sampler(llm.config.vocab_size, isa=llm.isa, **settings)
+    run = None
+    if len(ids) <= steps:
+        # the last token is sampled, but takes no position
+        digest = None if record is None else hashlib.sha256()
+        run = Run(llm, ids, max_tokens=steps - len(ids) + 1, digest=digest, **settings)
+    elif record is not None:
+        raise ValueError(
+            f"the prompt has {len(ids)} tokens and -n is {steps}: nothing is generated, and nothing recorded"
+        )
     decoder = TextDecoder(strip_space=tokenizer.add_space_prefix)
     start = 0.0
     count = 0
+    taken: list[int] = []
 
     def started() -> None:
         # llama2.c's clock starts after the first position; ours, with a prompt in one step, before it
@@ -209,7 +234,7 @@ def _generate(llm: Any, prompt: str, steps: int, settings: dict[str, Any]) -> in
 
     writer = Writer()
     try:
-        for token in _tokens(llm, ids, steps, sampler, started):
+        for token in _tokens(llm, run, ids, steps, taken, started):
             count += 1
             writer.write(decoder.feed(printable(tokenizer, token)))
         end = time.perf_counter()
@@ -218,6 +243,10 @@ def _generate(llm: Any, prompt: str, steps: int, settings: dict[str, Any]) -> in
         writer.flush()
     if count > 1:
         sys.stderr.write(f"achieved tok/s: {(count - 1) / max(end - start, 1e-9):f}\n")
+    if record is not None and run is not None:
+        from llama2c.recording import record_of
+
+        record.write(record_of(llm, prompt, run, taken, ends=ends_of(llm)).to_json().encode())
     return 0
 
 
