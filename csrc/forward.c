@@ -26,9 +26,12 @@ static float *scratch(const l2c_team *team, const l2c_batch *b) {
     return b->scratch + (size_t)team->rank * b->scratch_floats;
 }
 
-/* The int8 form of row r of x [R][k], where the weights need it. */
+/* The int8 form of row r of x [R][k], where the weights need it; a level with tiles takes prompt rows as they are. */
 static void quantize_row(const l2c_batch *b, size_t r, const float *x, size_t k) {
     const l2c_config *c = &b->transformer->model.config;
+    if (c->blocks && b->transformer->kernels->gemm_tiles && r < b->prompt) {
+        return;
+    }
     if (c->blocks) {
         b->transformer->kernels->quantize_blocks(&b->q8, r, x + r * k, k);
     } else if (c->group_size) {

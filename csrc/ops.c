@@ -100,6 +100,19 @@ static void dot_unpacked(const l2c_kernels *kernels, float *y, size_t ldy, const
     }
 }
 
+/* The generated rows alone. */
+static l2c_rows without_prompt(const l2c_rows *x) {
+    const l2c_q8_rows *q = &x->q8;
+    l2c_rows rest = {x->x + x->prompt * x->stride, x->stride, 0, x->generated, *q};
+    if (q->values) {
+        rest.q8.values += x->prompt * q->stride;
+        rest.q8.bias += x->prompt * q->stride / 4;
+        rest.q8.scales += x->prompt * q->scale_stride;
+        rest.q8.lanes += x->prompt * q->lane_stride;
+    }
+    return rest;
+}
+
 static bool is_float(const l2c_type_info *type) {
     return type->type == L2C_TYPE_F32 || type->type == L2C_TYPE_F16 || type->type == L2C_TYPE_BF16;
 }
@@ -119,6 +132,14 @@ void l2c_matmul(const l2c_team *team, const l2c_kernels *kernels, float *y, cons
     }
     const size_t row_bytes = k / w->type->values * w->type->bytes;
     const l2c_matrix matrix = {(const uint8_t *)w->data + columns.from * row_bytes, row_bytes, k, w->type};
+    if (kernels->gemm_tiles && x->prompt) {
+        const l2c_rows generated = without_prompt(x);
+        kernels->gemm_tiles(out, ldy, x->x, x->stride, &matrix, x->prompt, n, add, scratch);
+        if (x->generated) {
+            l2c_matmul(team, kernels, y + x->prompt * ldy, &generated, w, add, scratch);
+        }
+        return;
+    }
     if (w->type->integer) {
         kernels->dot_quant(out, ldy, &x->q8, &matrix, x->prompt + x->generated, n, add, scratch);
         return;
