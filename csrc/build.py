@@ -1,6 +1,6 @@
 """How the C core is compiled, told once: setup.py, the tests and CI take files and flags from here.
 
-As a command it compiles the core and, given a C file that has a main(), links both to a program:
+As a command it compiles the core and, for each C file given that has a main(), links both to a program:
 
     python csrc/build.py --cc clang --strict
     python csrc/build.py --main tests/c/checkkernels.c --out build/check --sanitize
@@ -18,7 +18,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -228,10 +228,9 @@ def build(
     cc: str,
     machine: str,
     extra: Sequence[str],
-    main: Path | None,
-    out: Path | None,
+    programs: Mapping[Path, Path] = {},
 ) -> bool:
-    """Compile the core and, if given, link it with `main` to the program `out`.
+    """Compile the core and link it with each file of `programs` that has a main() to the program there.
 
     False if the compiler refused something; it has said why.
     """
@@ -251,34 +250,36 @@ def build(
 
         compile_openmp, link_openmp = find_openmp(options, links)
         levels = usable_levels(machine, options, links)
-        todo = units(levels, options, compile_openmp, [main] if main else [])
-        objects = in_parallel(compile_unit, todo)
-        if None in objects:
+        todo = units(levels, options, compile_openmp, list(programs))
+        objects = dict(zip((unit.source for unit in todo), in_parallel(compile_unit, todo), strict=True))
+        if None in objects.values():
             return False
         link_flags = [*extra, *options.link_flags(), *link_openmp]
-        return main is None or run(cc, *objects, *link_flags, "-o", out)
+        core = [target for source, target in objects.items() if source not in programs]
+        return all(run(cc, objects[main], *core, *link_flags, "-o", out) for main, out in programs.items())
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Compile the C core, alone or into a program.")
     parser.add_argument("--cc", default=os.environ.get("CC", "cc"), help="default: $CC, else cc")
     parser.add_argument("--machine", help="architecture, e.g. aarch64; default: the compiler's")
-    parser.add_argument("--main", type=Path, help="C file that has the main function")
-    parser.add_argument("--out", type=Path, help="program to write, with --main")
+    parser.add_argument("--main", type=Path, action="append", default=[], help="C file that has the main function")
+    parser.add_argument("--out", type=Path, action="append", default=[], help="program to write, for each --main")
     parser.add_argument("--sanitize", action="store_true", help="with ASan and UBSan")
     parser.add_argument("--strict", action="store_true", help="all warnings, as errors")
     parser.add_argument("--no-openmp", action="store_true")
     parser.add_argument("--emulate", choices=EMULATED, metavar="LEVEL", help="its instructions as C functions: amx")
     parser.add_argument("flags", nargs="*", help="more compiler and linker flags, after --")
     given = parser.parse_args()
-    if (given.main is None) != (given.out is None):
+    if len(given.main) != len(given.out):
         parser.error("--main and --out belong together")
     machine = given.machine
     if machine is None:
         triplet = subprocess.check_output([given.cc, "-dumpmachine"], text=True)
         machine = triplet.partition("-")[0]
     options = Options(not given.no_openmp, given.sanitize, given.strict, emulate=given.emulate)
-    done = build(options, given.cc, canonical(machine), given.flags, given.main, given.out)
+    programs = dict(zip(given.main, given.out, strict=True))
+    done = build(options, given.cc, canonical(machine), given.flags, programs)
     return 0 if done else 1
 
 

@@ -132,14 +132,10 @@ TILE void super_to_bf16(const l2c_type type, uint16_t *out, const uint8_t *row, 
     }
 }
 
-/* k [p, p + depth) of one column, zeros up to a multiple of TILE_K */
-TILE void column_to_bf16(const l2c_type type, uint16_t *out, const l2c_matrix *w, size_t j, size_t p, size_t depth,
-                         size_t terms, size_t after) {
-    const uint8_t *row = w->data + j * w->row_bytes, *from = row + p / w->type->values * w->type->bytes;
-    /* the next block's column: so many streams are more than the hardware follows */
-    for (size_t at = 0; at < depth / w->type->values * w->type->bytes; at += 64) {
-        PREFETCH((const char *)from + BLOCK * w->row_bytes + at);
-    }
+/* k [p, p + depth) of one column, which begins with byte `at` of its row, zeros up to a multiple of TILE_K */
+TILE void column_to_bf16(const l2c_type type, uint16_t *out, const l2c_matrix *w, const uint8_t *row, size_t at,
+                         size_t p, size_t depth, size_t terms, size_t after) {
+    const uint8_t *from = row + at;
     if (type == L2C_TYPE_F32 || type == L2C_TYPE_F16 || type == L2C_TYPE_BF16) {
         floats_to_bf16(type, out, from, depth, terms, after);
     } else if (type == L2C_TYPE_IQ3_S) { /* and TQ1_0: they have no vectors of integers */
@@ -154,22 +150,27 @@ TILE void column_to_bf16(const l2c_type type, uint16_t *out, const l2c_matrix *w
 /* B of one block: columns [0, n), k [p, p + depth); zeros past both */
 TILE void pack_columns_of(const l2c_type type, uint16_t *b, const l2c_matrix *w, size_t n, size_t p, size_t depth) {
     enum { ROW = L2C_PANEL_K / 2 }; /* pairs of bf16 move as floats */
-    const size_t terms = w_terms(type);
+    const size_t terms = w_terms(type), values = w->type->values;
+    const size_t at = p / values * w->type->bytes, bytes = depth / values * w->type->bytes;
     float plain[2][L2C_LANES][ROW];
     for (size_t j = 0; j < BLOCK; j += L2C_LANES) {
         for (size_t lane = 0; lane < L2C_LANES; lane++) {
-            uint16_t *out = (uint16_t *)plain[0][lane];
             if (j + lane < n) {
-                column_to_bf16(type, out, w, j + lane, p, depth, terms, 2 * L2C_LANES * ROW);
+                const uint8_t *row = w->data + (j + lane) * w->row_bytes;
+                /* the next block's column: so many streams are more than the hardware follows */
+                for (size_t ahead = 0; ahead < bytes; ahead += 64) {
+                    PREFETCH((const char *)row + BLOCK * w->row_bytes + at + ahead);
+                }
+                column_to_bf16(type, (uint16_t *)plain[0][lane], w, row, at, p, depth, terms, 2 * L2C_LANES * ROW);
             } else {
                 memset(plain[0][lane], 0, sizeof plain[0][lane]);
                 memset(plain[1][lane], 0, sizeof plain[1][lane]);
             }
         }
         for (size_t term = 0; term < terms; term++) {
-            for (size_t at = 0; at < depth; at += TILE_K) {
-                uint16_t *tile = b + term * TERM_U16 + at / TILE_K * STEP_U16 + j / L2C_LANES * TILE_U16;
-                pack_block((float *)tile, L2C_LANES, &plain[term][0][at / 2], ROW);
+            for (size_t step = 0; step * TILE_K < depth; step++) {
+                uint16_t *tile = b + term * TERM_U16 + step * STEP_U16 + j / L2C_LANES * TILE_U16;
+                pack_block((float *)tile, L2C_LANES, &plain[term][0][step * L2C_LANES], ROW);
             }
         }
     }
