@@ -27,9 +27,10 @@ def both_roles(path: Path, isa: str, tokens: list[int]) -> tuple[np.ndarray, np.
     return prompt, np.stack([session.step(token) for token in tokens])
 
 
-def assert_near(got: tuple[np.ndarray, np.ndarray], expected: np.ndarray, isa: str) -> None:
-    """Prompt rows and generated rows of F32 weights, of a level by name or "" for the best."""
-    assert nmse(got[0], expected) <= (1e-9 if chosen_isa(isa or None) in TILES else 1e-11)
+def assert_near(got: tuple[np.ndarray, np.ndarray], expected: np.ndarray, isa: str, *, tiles: float = 1e-8) -> None:
+    """Prompt rows and generated rows of F32 weights, of a level by name or "" for the best. tiles: what two terms of
+    bf16 may come to; random weights make it forty times that of trained ones."""
+    assert nmse(got[0], expected) <= (tiles if chosen_isa(isa or None) in TILES else 1e-11)
     assert nmse(got[1], expected) <= 1e-11
 
 
@@ -46,7 +47,7 @@ def test_real_files_equal_the_oracle(data_file, isa, name):
     story = "llama2xs_greedy" if "llama2xs" in name else "stories260K_greedy"
     tokenizer = Tokenizer.from_bin(data_file("models/tok512.bin").read_bytes())
     tokens = tokenizer.encode(data_file(f"expected/{story}.txt").read_text())[:150]
-    assert_near(both_roles(path, isa, tokens), forward(shape, weights, tokens), isa)
+    assert_near(both_roles(path, isa, tokens), forward(shape, weights, tokens), isa, tiles=1e-9)
 
 
 @pytest.mark.parametrize("name", ODD)
@@ -121,7 +122,7 @@ def test_levels_give_equal_bits(tmp_path, rng, name, version):
     first, *others = (both_roles(tmp_path / "model.bin", isa, tokens) for isa in available_isas())
     for isa, other in zip(available_isas()[1:], others, strict=True):
         if isa in TILES and version != 2:
-            assert nmse(other[0], first[0].astype(np.float64)) <= 1e-9
+            assert nmse(other[0], first[0].astype(np.float64)) <= 1e-8
         else:
             assert np.array_equal(first[0], other[0])
         assert np.array_equal(first[1], other[1])
