@@ -1,8 +1,9 @@
 """Builds llama2c._core: the C core, as csrc/build.py tells, and the Cython module over it.
 
 Environment: LLAMA2C_NO_OPENMP=1; LLAMA2C_SANITIZE=1: with ASan and UBSan; LLAMA2C_STRICT=1:
-warnings in the C core are errors; LLAMA2C_MACHINE=aarch64: the architecture to compile for, if
-neither ARCHFLAGS nor the interpreter knows it. All that needs no code is in pyproject.toml.
+warnings in the C core are errors; LLAMA2C_EMULATE=amx: that level's instructions as C functions, for
+tests; LLAMA2C_MACHINE=aarch64: the architecture to compile for, if neither ARCHFLAGS nor the
+interpreter knows it. All that needs no code is in pyproject.toml.
 """
 
 import atexit
@@ -58,17 +59,18 @@ class BuildCore(build_ext):
             sources = [os.path.relpath(unit.source)]
             return self.compiler.compile(sources, self.build_temp, extra_postargs=unit.flags)[0]
 
-        units = core.units(core.target_machine(), options, openmp)
+        levels = core.usable_levels(core.target_machine(), options, self.links)
+        units = core.units(levels, options, openmp)
         ext.extra_objects = core.in_parallel(compile_unit, units)
         ext.extra_compile_args = options.compile_flags()
         ext.extra_link_args = [*options.link_flags(), *link_openmp]
         super().build_extension(ext)
 
-    def links(self, compile_flags: Sequence[str], link_flags: Sequence[str]) -> bool:
+    def links(self, source: str, compile_flags: Sequence[str], link_flags: Sequence[str]) -> bool:
         folder = self.build_temp
         Path(folder).mkdir(parents=True, exist_ok=True)
         probe = Path(folder, "probe.c")
-        probe.write_text(core.OPENMP_PROBE)
+        probe.write_text(source)
         try:
             objects = self.compiler.compile([str(probe)], folder, extra_postargs=[*compile_flags])
             self.compiler.link_executable(objects, "probe", folder, extra_postargs=[*link_flags])

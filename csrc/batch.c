@@ -66,6 +66,9 @@ static void lay_out(l2c_batch *b, arena *a, const l2c_config *config, size_t row
     b->scratch_floats = l2c_round_up(larger(larger(L2C_PANEL_FLOATS, config->blocks ? l2c_quant_panel(widest) : widest),
                                             l2c_attention_scratch(group_heads, l2c_round_up(head_dim, L2C_LANES))),
                                      L2C_LANES);
+    if (l2c_kernels_get(NULL)->gemm_tiles) { /* the best level has tiles if any has */
+        b->scratch_floats = larger(b->scratch_floats, l2c_tile_floats(rows));
+    }
     b->scratch = part(a, threads * b->scratch_floats, sizeof(float));
 }
 

@@ -1,10 +1,11 @@
 """How the C core is compiled, told once: setup.py, the tests and CI take files and flags from here.
 
-As a command it compiles the core and, given a C file that has a main(), links both to a program:
+As a command it compiles the core and, for each C file given that has a main(), links both to a program:
 
     python csrc/build.py --cc clang --strict
     python csrc/build.py --main tests/c/checkkernels.c --out build/check --sanitize
     python csrc/build.py --cc aarch64-linux-gnu-gcc --main tests/c/checkkernels.c --out build/check
+    python csrc/build.py --emulate amx --main tests/c/checktiles.c --out build/check
 
 Only kernels_<level>.c may use instructions beyond the architecture's baseline, and cpu.c calls a
 level only where the processor runs it. Nothing depends on the machine that builds.
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,27 +27,38 @@ from typing import NamedTuple, TypeVar
 CSRC = Path(__file__).resolve().parent
 
 Object = TypeVar("Object")
+# Whether a program in C can be built with such compiler and linker flags.
+Links = Callable[[str, Sequence[str], Sequence[str]], bool]
 
 # ---- The table ----
 
 
 class Level(NamedTuple):
-    """An instruction-set level: kernels_<name>.c, L2C_HAVE_<NAME>, and the flags of that file."""
+    """An instruction-set level: kernels_<name>.c, L2C_HAVE_<NAME>, and the flags of that file.
+
+    system: the one sys.platform that has the level. Young levels are left out where the compiler
+    does not know their flags.
+    """
 
     name: str
     gnu: tuple[str, ...] = ()
     msvc: tuple[str, ...] = ()
+    system: str | None = None
+    young: bool = False
 
 
 AVX2 = ("-mavx2", "-mfma", "-mf16c")
 AVX512 = (*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl")
+AVX512VNNI = (*AVX512, "-mavx512vnni")
+AMX = (*AVX512VNNI, "-mavx512bf16", "-mamx-tile", "-mamx-bf16")
 
 # By architecture, lowest first, on top of kernels_scalar.c, which every machine has.
 LEVELS = {
     "x86_64": (
         Level("avx2", AVX2, ("/arch:AVX2",)),
         Level("avx512", AVX512, ("/arch:AVX512",)),
-        Level("avx512vnni", (*AVX512, "-mavx512vnni"), ("/arch:AVX512",)),
+        Level("avx512vnni", AVX512VNNI, ("/arch:AVX512",)),
+        Level("amx", AMX, system="linux", young=True),  # gcc 11, clang 12
     ),
     "aarch64": (
         Level("neon"),
@@ -54,6 +66,10 @@ LEVELS = {
     ),
 }
 OTHER_NAMES = {"amd64": "x86_64", "arm64": "aarch64"}
+
+# Levels whose instructions C functions can stand for, tests/c/emulate_<level>.[ch]: the header
+# goes before the level's file, and both are compiled with these flags.
+EMULATED = {"amx": AVX512VNNI}
 
 # No contraction: the levels agree bit for bit, so every fused multiply-add is written as one.
 # -g0: setuptools puts the interpreter's own flags first, they often hold -g, and debug information
@@ -82,6 +98,7 @@ OPENMP = {
     ),
     "win32": ((("/openmp",), ()),),
 }
+EMPTY = "int main(void) { return 0; }"
 OPENMP_PROBE = """
 #include <omp.h>
 int main(void) {
@@ -103,15 +120,17 @@ class Options:
     sanitize: bool = False
     strict: bool = False
     msvc: bool = False
+    emulate: str | None = None  # a level of EMULATED: it runs where its flags there do
 
     @classmethod
     def from_environment(cls, *, msvc: bool) -> "Options":
-        """LLAMA2C_NO_OPENMP, _SANITIZE and _STRICT, as setup.py has no command line of its own."""
+        """LLAMA2C_NO_OPENMP, _SANITIZE, _STRICT and _EMULATE, as setup.py has no command line of its own."""
 
         def is_set(name: str) -> bool:
             return os.environ.get(f"LLAMA2C_{name}", "") not in ("", "0")
 
-        return cls(not is_set("NO_OPENMP"), is_set("SANITIZE"), is_set("STRICT"), msvc)
+        emulate = os.environ.get("LLAMA2C_EMULATE") or None
+        return cls(not is_set("NO_OPENMP"), is_set("SANITIZE"), is_set("STRICT"), msvc, emulate)
 
     def compile_flags(self) -> list[str]:
         """For every C file, the generated one included."""
@@ -142,26 +161,47 @@ def target_machine() -> str:
     return canonical(given or (archs or {own}).pop())
 
 
-def units(machine: str, options: Options, openmp_flags: Sequence[str], more: Sequence[Path] = ()) -> list[Unit]:
+def usable_levels(machine: str, options: Options, links: Links) -> list[Level]:
+    """The levels above scalar that this system has and this compiler knows."""
+    levels = []
+    for level in LEVELS.get(machine, ()):
+        if level.name == options.emulate:
+            header = CSRC.parent / "tests" / "c" / f"emulate_{level.name}.h"
+            levels.append(level._replace(gnu=(*EMULATED[level.name], "-include", str(header))))
+        elif level.system not in (None, sys.platform):
+            continue
+        elif level.young and not links(EMPTY, level.gnu, ()):
+            print(f"llama2c: the compiler does not know {' '.join(level.gnu)}: no level {level.name}", file=sys.stderr)
+        else:
+            levels.append(level)
+    return levels
+
+
+def units(
+    levels: Sequence[Level], options: Options, openmp_flags: Sequence[str], more: Sequence[Path] = ()
+) -> list[Unit]:
     """Every C file of the core and `more`, the slowest first; only ops.c gets the OpenMP flags."""
-    levels = LEVELS.get(machine, ())
     own = {f"kernels_{level.name}.c": level.msvc if options.msvc else level.gnu for level in levels}
     own["kernels_scalar.c"] = ()
     others = (path.name for path in CSRC.glob("*.c") if not path.name.startswith("kernels_"))
     paths = [*(CSRC / name for name in (*own, *sorted(others))), *more]
     own["ops.c"] = tuple(openmp_flags)
+    if options.emulate:
+        paths.append(CSRC.parent / "tests" / "c" / f"emulate_{options.emulate}.c")
+        own[paths[-1].name] = EMULATED[options.emulate]
 
     shared = options.compile_flags() + [f"-DL2C_HAVE_{level.name.upper()}=1" for level in levels]
+    shared += [f"-DL2C_EMULATE_{options.emulate.upper()}=1"] if options.emulate else []
     if options.strict and not options.msvc:
         shared += [*WARNINGS, "-Werror"]
     return [Unit(path, [*shared, *own.get(path.name, ())]) for path in paths]
 
 
-def find_openmp(options: Options, links: Callable[[Sequence[str], Sequence[str]], bool]) -> tuple[list[str], list[str]]:
-    """Compiler and linker flags of OpenMP, empty without. `links`: do these build OPENMP_PROBE?"""
+def find_openmp(options: Options, links: Links) -> tuple[list[str], list[str]]:
+    """Compiler and linker flags of OpenMP, empty without."""
     if options.openmp:
         for compile_flags, link_flags in OPENMP.get(sys.platform, ()):
-            if links(compile_flags, link_flags):
+            if links(OPENMP_PROBE, compile_flags, link_flags):
                 return list(compile_flags), list(link_flags)
         print("llama2c: the compiler has no OpenMP: the core will use one thread", file=sys.stderr)
     return [], []
@@ -188,20 +228,19 @@ def build(
     cc: str,
     machine: str,
     extra: Sequence[str],
-    main: Path | None,
-    out: Path | None,
+    programs: Mapping[Path, Path] = {},
 ) -> bool:
-    """Compile the core and, if given, link it with `main` to the program `out`.
+    """Compile the core and link it with each file of `programs` that has a main() to the program there.
 
     False if the compiler refused something; it has said why.
     """
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         probe = folder / "probe.c"
-        probe.write_text(OPENMP_PROBE)
 
-        def links(compile_flags: Sequence[str], link_flags: Sequence[str]) -> bool:
+        def links(source: str, compile_flags: Sequence[str], link_flags: Sequence[str]) -> bool:
             program = folder / "probe"
+            probe.write_text(source)
             return run(cc, *compile_flags, probe, "-o", program, *link_flags, quiet=True)
 
         def compile_unit(unit: Unit) -> Path | None:
@@ -210,33 +249,37 @@ def build(
             return target if done else None
 
         compile_openmp, link_openmp = find_openmp(options, links)
-        todo = units(machine, options, compile_openmp, [main] if main else [])
-        objects = in_parallel(compile_unit, todo)
-        if None in objects:
+        levels = usable_levels(machine, options, links)
+        todo = units(levels, options, compile_openmp, list(programs))
+        objects = dict(zip((unit.source for unit in todo), in_parallel(compile_unit, todo), strict=True))
+        if None in objects.values():
             return False
         link_flags = [*extra, *options.link_flags(), *link_openmp]
-        return main is None or run(cc, *objects, *link_flags, "-o", out)
+        core = [target for source, target in objects.items() if source not in programs]
+        return all(run(cc, objects[main], *core, *link_flags, "-o", out) for main, out in programs.items())
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Compile the C core, alone or into a program.")
     parser.add_argument("--cc", default=os.environ.get("CC", "cc"), help="default: $CC, else cc")
     parser.add_argument("--machine", help="architecture, e.g. aarch64; default: the compiler's")
-    parser.add_argument("--main", type=Path, help="C file that has the main function")
-    parser.add_argument("--out", type=Path, help="program to write, with --main")
+    parser.add_argument("--main", type=Path, action="append", default=[], help="C file that has the main function")
+    parser.add_argument("--out", type=Path, action="append", default=[], help="program to write, for each --main")
     parser.add_argument("--sanitize", action="store_true", help="with ASan and UBSan")
     parser.add_argument("--strict", action="store_true", help="all warnings, as errors")
     parser.add_argument("--no-openmp", action="store_true")
+    parser.add_argument("--emulate", choices=EMULATED, metavar="LEVEL", help="its instructions as C functions: amx")
     parser.add_argument("flags", nargs="*", help="more compiler and linker flags, after --")
     given = parser.parse_args()
-    if (given.main is None) != (given.out is None):
+    if len(given.main) != len(given.out):
         parser.error("--main and --out belong together")
     machine = given.machine
     if machine is None:
         triplet = subprocess.check_output([given.cc, "-dumpmachine"], text=True)
         machine = triplet.partition("-")[0]
-    options = Options(not given.no_openmp, given.sanitize, given.strict)
-    done = build(options, given.cc, canonical(machine), given.flags, given.main, given.out)
+    options = Options(not given.no_openmp, given.sanitize, given.strict, emulate=given.emulate)
+    programs = dict(zip(given.main, given.out, strict=True))
+    done = build(options, given.cc, canonical(machine), given.flags, programs)
     return 0 if done else 1
 
 

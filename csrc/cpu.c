@@ -15,6 +15,11 @@
 #else
 #include <cpuid.h>
 #endif
+#if defined(L2C_HAVE_AMX) && defined(__linux__)
+#include <stdatomic.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 typedef struct registers {
     uint32_t eax, ebx, ecx, edx;
@@ -69,6 +74,36 @@ static bool has_avx512(void) {
 static bool has_avx512vnni(void) {
     return has_avx512() && all(cpuid(7, 0).ecx, BIT(11));
 }
+
+#ifdef L2C_HAVE_AMX
+#if defined(L2C_EMULATE_AMX)
+static bool has_amx(void) { /* its tiles are tests/c/emulate_amx.c */
+    return has_avx512vnni();
+}
+#elif defined(__linux__)
+/* Linux saves the 8 KiB of tiles only for processes that ask for it. It refuses if a thread has a signal stack that
+ * would be too small, or on behalf of a sandbox. Asked once: what is granted stays, in children too. */
+static bool tiles_granted(void) {
+    enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
+    static atomic_int answer; /* 0: not asked yet */
+    if (atomic_load(&answer) == 0) {
+        atomic_store(&answer, syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0 ? 1 : -1);
+    }
+    return atomic_load(&answer) == 1;
+}
+
+static bool has_amx(void) {
+    return has_avx512vnni() && all(saved_by_system(), BIT(17) | BIT(18)) /* tile configuration, tiles */
+           && all(cpuid(7, 0).edx, BIT(22) | BIT(24))                    /* AMX-BF16, AMX-TILE */
+           && all(cpuid(7, 1).eax, BIT(5))                               /* AVX512-BF16 */
+           && tiles_granted();
+}
+#else
+static bool has_amx(void) {
+    return false;
+}
+#endif
+#endif
 #endif
 
 #if defined(__aarch64__) || defined(_M_ARM64)
@@ -109,6 +144,9 @@ static const struct {
 #endif
 #ifdef L2C_HAVE_AVX512VNNI
     {&l2c_kernels_avx512vnni, has_avx512vnni},
+#endif
+#ifdef L2C_HAVE_AMX
+    {&l2c_kernels_amx, has_amx},
 #endif
 #ifdef L2C_HAVE_NEON
     {&l2c_kernels_neon, always},

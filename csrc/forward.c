@@ -26,15 +26,18 @@ static float *scratch(const l2c_team *team, const l2c_batch *b) {
     return b->scratch + (size_t)team->rank * b->scratch_floats;
 }
 
-/* The integer form of row r of x [R][k], where the weights need it. */
+/* The integer form of row r of x [R][k], where the weights need it; a level with tiles takes prompt rows as they are. */
 static void quantize_row(const l2c_batch *b, size_t r, const float *x, size_t k) {
     const l2c_config *c = &b->transformer->model.config;
+    const l2c_kernels *kernels = b->transformer->kernels;
     if (c->blocks && r < b->prompt) {
-        b->transformer->kernels->quantize_q16(&b->q16, r, x + r * k, k);
+        if (!kernels->gemm_tiles) {
+            kernels->quantize_q16(&b->q16, r, x + r * k, k);
+        }
     } else if (c->blocks) {
-        b->transformer->kernels->quantize_blocks(&b->q8, r, x + r * k, k);
+        kernels->quantize_blocks(&b->q8, r, x + r * k, k);
     } else if (c->group_size) {
-        b->transformer->kernels->quantize_q8(&b->q8, r, x + r * k, k, (size_t)c->group_size);
+        kernels->quantize_q8(&b->q8, r, x + r * k, k, (size_t)c->group_size);
     }
 }
 

@@ -2,7 +2,8 @@
  *
  * Kernels work on ranges of rows and columns; they know neither threads nor models. All levels share one text,
  * kernels_template.h, over sixteen f32 lanes, and so give the same bits: every sum has one order, every multiply-add is
- * fused, and no level may contract or reassociate. Names: m rows of x, n rows of W (columns of y), k their length. */
+ * fused, and no level may contract or reassociate. Only a product by tiles (gemm_tiles) gives bits of its own. Names: m
+ * rows of x, n rows of W (columns of y), k their length. */
 #ifndef L2C_KERNELS_H
 #define L2C_KERNELS_H
 
@@ -21,6 +22,8 @@ enum {
     L2C_Q16_MAX = 2047, /* of an activation's magnitude: times weights of 128 * 32, over L2C_SUPER, it fits 31 bits */
     L2C_Q16_SUMS = 24,
     L2C_SUPER_LANES = 48, /* floats that such a product needs of its activations, beside the values */
+    L2C_TILE_ROWS = 512,  /* rows and columns of a pass of a product by tiles */
+    L2C_TILE_COLUMNS = 512,
 };
 
 /* m rows of activations, int8 with one scale for each group of `group` values counted from the row's start. */
@@ -100,6 +103,13 @@ static inline size_t l2c_quant_panel(size_t k) {
     return (k + L2C_SUPER - 1) / L2C_SUPER * (L2C_SUPER * L2C_LANES / 4 + 2 * L2C_LANES * L2C_LANES);
 }
 
+/* Floats that a product by tiles needs for up to so many rows: bf16 of 32 columns in two terms, bf16 of the rows for
+ * L2C_PANEL_K (those of F32 weights in two terms, at most half as many at a time), and the sums. */
+static inline size_t l2c_tile_floats(size_t rows) {
+    const size_t blocks = (rows < L2C_TILE_ROWS ? rows + 31 : L2C_TILE_ROWS) / 32, most = L2C_TILE_ROWS / 32;
+    return (2 + (2 * blocks < most ? 2 * blocks : most)) * (32 * L2C_PANEL_K / 2) + blocks * 32 * L2C_TILE_COLUMNS;
+}
+
 typedef struct l2c_kernels {
     const char *name;
 
@@ -111,6 +121,10 @@ typedef struct l2c_kernels {
      * chains added in order. panel: L2C_PANEL_FLOATS of scratch, 64-byte aligned. */
     void (*gemm_f32)(float *y, size_t ldy, const float *x, size_t ldx, const l2c_matrix *w, size_t m, size_t n,
                      bool add, float *panel);
+    /* NULL, or the level's own product for prompt rows, w of any type but Q8_GROUP, in place of gemm_f32 and dot_quant.
+     * panel: l2c_tile_floats(m) of scratch, 64-byte aligned. */
+    void (*gemm_tiles)(float *y, size_t ldy, const float *x, size_t ldx, const l2c_matrix *w, size_t m, size_t n,
+                       bool add, float *panel);
     /* The same product over int8, rows of any role: columns [from, from + n) of w into y[m][0 .. n). Sums of four
      * products are exact integers; each is scaled and added to one of 32 partial sums, by k / 4 mod 32. */
     void (*dot_q8)(float *y, size_t ldy, const l2c_q8_rows *x, const l2c_q8_matrix *w, size_t from, size_t m, size_t n,
@@ -142,6 +156,7 @@ typedef struct l2c_kernels {
      * multiply-adds, returning the multiply-adds done. */
     double (*probe_read)(const float *x, size_t n);
     double (*probe_fma)(float *sink, size_t iterations); /* sink: [64] different values */
+    double (*probe_tiles)(size_t iterations);            /* NULL without gemm_tiles; the multiply-adds done */
 } l2c_kernels;
 
 extern const l2c_kernels l2c_kernels_scalar;
@@ -153,6 +168,9 @@ extern const l2c_kernels l2c_kernels_avx512;
 #endif
 #ifdef L2C_HAVE_AVX512VNNI
 extern const l2c_kernels l2c_kernels_avx512vnni;
+#endif
+#ifdef L2C_HAVE_AMX
+extern const l2c_kernels l2c_kernels_amx;
 #endif
 #ifdef L2C_HAVE_NEON
 extern const l2c_kernels l2c_kernels_neon;

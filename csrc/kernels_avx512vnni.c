@@ -1,50 +1,6 @@
-/* kernels_avx512vnni.c: AVX-512 with VNNI, which multiplies unsigned by signed bytes: w + 128 is unsigned, and the bias,
- * -128 times the sum of the same x, is where the sum starts or what is added at its end. */
-#include "vec_avx512.h"
+/* kernels_avx512vnni.c: AVX-512 with VNNI. */
+#include "vec_avx512vnni.h"
 
 #define LEVEL avx512vnni
-
-/* GCC 12 copies every accumulator of a loop over the intrinsics, twice: it costs a third of the speed. */
-#if defined(__GNUC__)
-static inline __m512i add_dot4(__m512i sum, __m512i w, __m512i x) {
-    __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(w), "v"(x));
-    return sum;
-}
-static inline __m512i add_dot2(__m512i sum, __m512i w, __m512i x) {
-    __asm__("vpdpwssd %2, %1, %0" : "+v"(sum) : "v"(w), "v"(x));
-    return sum;
-}
-#else
-#define add_dot4 _mm512_dpbusd_epi32
-#define add_dot2 _mm512_dpwssd_epi32
-#endif
-
-static inline ivec ivec_dot4u(bvec w, bvec x) {
-    return add_dot4(_mm512_setzero_si512(), w, x);
-}
-static inline bvec unsigned_of(bvec w) {
-    return _mm512_xor_si512(w, _mm512_set1_epi8(-128));
-}
-static inline ivec ivec_dot4(bvec w, bvec x) {
-    return ivec_dot4u(unsigned_of(w), x);
-}
-static inline vec vec_dot4(bvec w, bvec x, const int32_t *bias) {
-    return vec_of_ints(add_dot4(_mm512_loadu_si512(bias), unsigned_of(w), x));
-}
-static inline ivec ivec_unbias(ivec sums, const float *bias) {
-    return _mm512_add_epi32(sums, _mm512_loadu_si512(bias));
-}
-static inline ivec ivec_first(bool with_sign, const float *bias) {
-    return with_sign ? broadcast_four((const int8_t *)bias) : _mm512_setzero_si512();
-}
-static inline ivec ivec_add_dot4u(ivec sum, bvec w, const int8_t *four) {
-    return add_dot4(sum, w, broadcast_four(four));
-}
-static inline ivec ivec_add_dot4(ivec sum, bvec w, const int8_t *four) {
-    return add_dot4(sum, unsigned_of(w), broadcast_four(four));
-}
-static inline ivec ivec_add_dot2(ivec sum, pvec w, two_s16 x) {
-    return add_dot2(sum, w, x);
-}
 
 #include "kernels_template.h"

@@ -24,7 +24,7 @@
  *   pack_block(panel, stride, w, k): the transpose of 16 rows by 16 columns
  * and LEVEL (the name), DOT_M, GEMM_M, GEMM_V, Q8_M, Q8_N, QUANT_M, PANEL_M, PROMPT_M, PROMPT_M_BLOCKS, ATT_H, ATT_V: how many accumulators its registers hold.
  * Tiles are inlined with constant sizes, so that their accumulators live in registers.
- * PANEL_ROWS: rows from which on panels of quantised types pay. */
+ * PANEL_ROWS: rows from which on panels of quantised types pay. LEVEL_HAS_TILES: it has a gemm_tiles and a probe_tiles. */
 #include "kernels.h"
 
 #include <math.h>
@@ -556,4 +556,8 @@ const l2c_kernels L2C_JOIN(l2c_kernels_, LEVEL) = {
     .attend = attend,
     .probe_read = probe_read,
     .probe_fma = probe_fma,
+#ifdef LEVEL_HAS_TILES
+    .gemm_tiles = gemm_tiles,
+    .probe_tiles = probe_tiles,
+#endif
 };

@@ -35,7 +35,8 @@ typedef struct l2c_error {
     char message[400]; /* one line, no newline; never contains the file's path: the caller knows it */
 } l2c_error;
 
-/* ---- CPU: instruction-set levels, lowest first. For finite numbers every level gives the same bits. ---- */
+/* ---- CPU: instruction-set levels, lowest first. For finite numbers all give the same bits, but for the prompt rows of
+ * level "amx", which are products of bf16 (but with llama2.c's int8 groups). ---- */
 
 /* Names of all levels compiled in and runnable here, lowest first; NULL past the end. */
 const char *l2c_isa_name(size_t index);
@@ -281,7 +282,8 @@ int32_t l2c_tokenizer_find(const l2c_tokenizer *tokenizer, const char *piece, si
 
 /* Highest of `reps` reads of `bytes` fresh memory, in GB/s. */
 int l2c_probe_bandwidth(double *gbs, size_t bytes, int threads, int reps, const char *isa, l2c_error *error);
-/* Peak of f32 multiply-add at a level, in TFLOP/s (one multiply-add is two operations). */
+/* Peak of multiply-add at a level, in TFLOP/s (one multiply-add is two operations): of f32, at level "amx" of its bf16
+ * tiles. */
 int l2c_probe_flops(double *tflops, int threads, int reps, const char *isa, l2c_error *error);
 
 #endif

@@ -131,23 +131,21 @@ void l2c_matmul(const l2c_team *team, const l2c_kernels *kernels, float *y, cons
     }
     const size_t row_bytes = k / w->type->values * w->type->bytes;
     const l2c_matrix matrix = {(const uint8_t *)w->data + columns.from * row_bytes, row_bytes, k, w->type};
-    if (w->type->integer) {
-        if (x->prompt) {
-            kernels->gemm_quant(out, ldy, &x->q16, &matrix, x->prompt, n, add, scratch);
-        }
-        if (x->generated) {
-            const l2c_q8_rows generated = rows_from(&x->q8, x->prompt);
-            kernels->dot_quant(out + x->prompt * ldy, ldy, &generated, &matrix, x->generated, n, add, scratch);
-        }
-        return;
-    }
     const float *generated = x->x + x->prompt * x->stride;
-    if (x->prompt) {
+    float *to = out + x->prompt * ldy;
+    if (x->prompt && kernels->gemm_tiles) {
+        kernels->gemm_tiles(out, ldy, x->x, x->stride, &matrix, x->prompt, n, add, scratch);
+    } else if (x->prompt && w->type->integer) {
+        kernels->gemm_quant(out, ldy, &x->q16, &matrix, x->prompt, n, add, scratch);
+    } else if (x->prompt) {
         kernels->gemm_f32(out, ldy, x->x, x->stride, &matrix, x->prompt, n, add, scratch);
     }
-    if (x->generated && is_float(w->type)) {
-        kernels->dot_f32(out + x->prompt * ldy, ldy, generated, x->stride, &matrix, x->generated, n, add);
+    if (x->generated && w->type->integer) {
+        const l2c_q8_rows rows = rows_from(&x->q8, x->prompt);
+        kernels->dot_quant(to, ldy, &rows, &matrix, x->generated, n, add, scratch);
+    } else if (x->generated && is_float(w->type)) {
+        kernels->dot_f32(to, ldy, generated, x->stride, &matrix, x->generated, n, add);
     } else if (x->generated) {
-        dot_unpacked(kernels, out + x->prompt * ldy, ldy, generated, x->stride, &matrix, x->generated, n, add, scratch);
+        dot_unpacked(kernels, to, ldy, generated, x->stride, &matrix, x->generated, n, add, scratch);
     }
 }

@@ -34,8 +34,8 @@ typedef struct l2c_rows {
     l2c_q16_rows q16; /* the prompt rows in int16, for GGUF's integer types */
 } l2c_rows;
 
-/* y[row][n] (+)= x[row] @ w^T, shared by columns. scratch: this thread's: L2C_PANEL_FLOATS, w->cols
- * and l2c_quant_panel(w->cols) must fit. */
+/* y[row][n] (+)= x[row] @ w^T, shared by columns. scratch: this thread's: L2C_PANEL_FLOATS, w->cols,
+ * l2c_quant_panel(w->cols) and, at a level with tiles, l2c_tile_floats(x->prompt) must fit. */
 void l2c_matmul(const l2c_team *team, const l2c_kernels *kernels, float *y, const l2c_rows *x, const l2c_tensor *w,
                 bool add, float *scratch);
 

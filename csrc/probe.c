@@ -2,7 +2,7 @@
 #include "error.h"
 #include "ops.h"
 
-enum { FMA_ITERATIONS = 200000, SINK = 64 }; /* SINK: at least the accumulators of any level */
+enum { FMA_ITERATIONS = 200000, TILE_ITERATIONS = 20000, SINK = 64 }; /* SINK: at least the accumulators of any level */
 
 typedef struct probe {
     const l2c_kernels *kernels;
@@ -53,7 +53,8 @@ static void multiply_add(const l2c_team *team, void *argument) {
         sink[i] = 1e-3f * (float)(i + 1);
     }
     begin(team, p);
-    const double macs = p->kernels->probe_fma(sink, FMA_ITERATIONS);
+    const double macs = p->kernels->probe_tiles ? p->kernels->probe_tiles(TILE_ITERATIONS)
+                                                : p->kernels->probe_fma(sink, FMA_ITERATIONS);
     end(team, p);
     if (team->rank == 0) {
         p->macs = macs * team->size;

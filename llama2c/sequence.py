@@ -2,6 +2,7 @@
 
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -141,6 +142,8 @@ class Sequence:
     def _end(self, reason: str, exception: BaseException | None = None) -> None:
         # The first reason counts, but for an error while the last piece is handed out.
         if self._reason is None or (exception is not None and not self._over.is_set()):
+            if exception is not None:
+                traceback.clear_frames(exception.__traceback__)  # whose locals may hold pages
             self._exception = exception
             self._reason = reason
 

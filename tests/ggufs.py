@@ -20,6 +20,18 @@ SCALES = {
 }
 TYPES = ("F32", "F16", "BF16", *SCALES)
 
+# Files of the real data with logits in float64 and llama.cpp's beside them.
+GQA256 = (
+    "F16 BF16 Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 Q2_K Q3_K_S Q3_K_M Q3_K_L Q4_K_S Q4_K_M Q5_K_S Q5_K_M Q6_K IQ4_NL IQ4_XS "
+    "IQ3_S TQ1_0 TQ2_0 f32"
+)
+GOLDEN = [f"gqa256-{name}" for name in GQA256.split()] + [f"llama3rope-{n}" for n in "BF16 Q8_0 Q4_K_M f32".split()]
+
+
+def tiles_bound(kind: str, llama_cpps: float) -> float:
+    """What the NMSE of prompt rows may be by tiles of bf16, for a type and llama.cpp's own NMSE."""
+    return {"f32": 1e-9, "F16": 4e-5, "BF16": 4e-5}.get(kind, llama_cpps / 4)
+
 
 def kind(name: str) -> GGMLQuantizationType:
     return GGMLQuantizationType[name]

@@ -5,9 +5,10 @@ from pathlib import Path
 import checkpoints
 import numpy as np
 import pytest
-from oracle import Shape, forward, nmse, quantized
+from oracle import TILES, Shape, forward, nmse, quantized
 
 from llama2c import ContextError, Session, Tokenizer, Transformer, available_isas
+from llama2c._core import chosen_isa
 
 # hidden not a multiple of 16, vocabulary 105, one head; head size 40 with grouped queries; head size 6, untied
 ODD = {
@@ -19,12 +20,18 @@ REAL = ("models/stories260K.bin", "models/stories260K_v1.bin", "models/llama2xs.
 
 
 def both_roles(path: Path, isa: str, tokens: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Logits of the tokens as prompt rows, and as generated rows after a prompt of one."""
+    """Logits of the tokens as prompt rows, and as generated rows."""
     transformer = Transformer(str(path), isa=isa)
     prompt = Session(transformer, chunk=16).prefill_all(tokens)
     session = Session(transformer)
-    generated = [session.prefill(tokens[:1]), *(session.step(token) for token in tokens[1:])]
-    return prompt, np.stack(generated)
+    return prompt, np.stack([session.step(token) for token in tokens])
+
+
+def assert_near(got: tuple[np.ndarray, np.ndarray], expected: np.ndarray, isa: str, *, tiles: float = 1e-8) -> None:
+    """Prompt rows and generated rows of F32 weights, of a level by name or "" for the best. tiles: what two terms of
+    bf16 may come to; random weights make it forty times that of trained ones."""
+    assert nmse(got[0], expected) <= (tiles if chosen_isa(isa or None) in TILES else 1e-11)
+    assert nmse(got[1], expected) <= 1e-11
 
 
 def some_tokens(rng: np.random.Generator, shape: Shape, count: int = 60) -> list[int]:
@@ -40,9 +47,7 @@ def test_real_files_equal_the_oracle(data_file, isa, name):
     story = "llama2xs_greedy" if "llama2xs" in name else "stories260K_greedy"
     tokenizer = Tokenizer.from_bin(data_file("models/tok512.bin").read_bytes())
     tokens = tokenizer.encode(data_file(f"expected/{story}.txt").read_text())[:150]
-    expected = forward(shape, weights, tokens)
-    for got in both_roles(path, isa, tokens):
-        assert nmse(got, expected) <= 1e-11
+    assert_near(both_roles(path, isa, tokens), forward(shape, weights, tokens), isa, tiles=1e-9)
 
 
 @pytest.mark.parametrize("name", ODD)
@@ -52,9 +57,7 @@ def test_odd_shapes_equal_the_oracle(tmp_path, rng, isa, name, version):
     weights = checkpoints.random_weights(rng, shape)
     checkpoints.write(tmp_path / "model.bin", shape, weights, version=version)
     tokens = some_tokens(rng, shape)
-    expected = forward(shape, weights, tokens)
-    for got in both_roles(tmp_path / "model.bin", isa, tokens):
-        assert nmse(got, expected) <= 1e-11
+    assert_near(both_roles(tmp_path / "model.bin", isa, tokens), forward(shape, weights, tokens), isa)
 
 
 def test_v1_gives_the_bits_of_v0(data_file, rng):
@@ -117,8 +120,11 @@ def test_levels_give_equal_bits(tmp_path, rng, name, version):
     )
     tokens = some_tokens(rng, shape, shape.context)
     first, *others = (both_roles(tmp_path / "model.bin", isa, tokens) for isa in available_isas())
-    for other in others:
-        assert np.array_equal(first[0], other[0])
+    for isa, other in zip(available_isas()[1:], others, strict=True):
+        if isa in TILES and version != 2:
+            assert nmse(other[0], first[0].astype(np.float64)) <= 1e-8
+        else:
+            assert np.array_equal(first[0], other[0])
         assert np.array_equal(first[1], other[1])
 
 
@@ -127,9 +133,7 @@ def test_long_context_equals_the_oracle(tmp_path, rng):
     weights = checkpoints.random_weights(rng, shape)
     checkpoints.write(tmp_path / "model.bin", shape, weights, version=0)
     tokens = some_tokens(rng, shape, 700)
-    expected = forward(shape, weights, tokens)
-    for got in both_roles(tmp_path / "model.bin", "", tokens):
-        assert nmse(got, expected) <= 1e-11
+    assert_near(both_roles(tmp_path / "model.bin", "", tokens), forward(shape, weights, tokens), "")
 
 
 def test_rope_theta(tmp_path, rng):
@@ -137,7 +141,8 @@ def test_rope_theta(tmp_path, rng):
     weights = checkpoints.random_weights(rng, shape)
     checkpoints.write(tmp_path / "model.bin", shape, weights, version=0)
     tokens = some_tokens(rng, shape, 100)
-    got = Session(Transformer(str(tmp_path / "model.bin"), rope_theta=1e6)).prefill_all(tokens)
+    session = Session(Transformer(str(tmp_path / "model.bin"), rope_theta=1e6))
+    got = np.stack([session.step(token) for token in tokens])
     assert nmse(got, forward(shape, weights, tokens)) <= 1e-11
     with pytest.raises(ValueError, match="rope_theta"):
         Transformer(str(tmp_path / "model.bin"), rope_theta=-1.0)

@@ -6,7 +6,7 @@ from pathlib import Path
 import ggufs
 import numpy as np
 import pytest
-from oracle import Shape, forward, nmse
+from oracle import TILES, Shape, forward, nmse
 
 import llama2c
 from llama2c import Session, Transformer
@@ -72,8 +72,10 @@ def test_bits_depend_on_neither_chunks_nor_threads_nor_level(tmp_path, rng, kv_t
     tokens = rng.integers(0, SHAPES[0].vocab_size, 400).tolist()
     results = []
     for isa in llama2c.available_isas():
+        if isa in TILES:
+            continue
         transformer = Transformer(path, isa=isa, kv_type=kv_type)
-        for threads, chunk in ((1, 400), (3, 7), (4, 64)) if isa == llama2c.available_isas()[0] else ((2, 100),):
+        for threads, chunk in ((2, 100),) if results else ((1, 400), (3, 7), (4, 64)):
             session = Session(transformer, threads=threads, chunk=chunk)
             results.append(np.concatenate([session.prefill_all(tokens), [session.step(1), session.step(2)]]))
     for other in results[1:]:

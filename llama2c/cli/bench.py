@@ -35,7 +35,8 @@ examples:
   llama2c bench model.bin -t 1,2 --isa avx2 --json
 
 GB/s counts the weights read and, for decode, the keys and values; TFLOP/s two operations for each weight. The shares
-are of the read bandwidth (2 MiB pages) and the f32 multiply-add rate probed in the same run, with the same threads.
+are of the read bandwidth (2 MiB pages) and the multiply-add rate probed in the same run, with the same threads: that of
+f32, at level amx that of the bf16 tiles which take prompts.
 """
 
 
@@ -134,6 +135,7 @@ class Limits:
 
     gbs: float
     tflops: float
+    numbers: str  # that are multiplied and added: "f32" or "bf16"
 
 
 class Bench:
@@ -149,6 +151,7 @@ class Bench:
         self.limits = Limits(
             probe_bandwidth(PROBE_BYTES, threads=threads, isa=transformer.isa),
             probe_flops(threads=threads, isa=transformer.isa),
+            "bf16" if transformer.isa == "amx" else "f32",
         )
         self.ids = np.random.default_rng(SEED).integers(0, self.config["vocab_size"], 1 << 20).astype(np.int32)
 
@@ -278,11 +281,12 @@ def run(arguments: argparse.Namespace) -> int:
                 if not arguments.json:
                     print(
                         f"{arguments.checkpoint}: {transformer.config['format']}, {transformer.isa}, "
-                        f"{threads} threads; probed {limits.gbs:.1f} GB/s, {limits.tflops:.3f} TFLOP/s f32"
+                        f"{threads} threads; probed {limits.gbs:.1f} GB/s, {limits.tflops:.3f} TFLOP/s {limits.numbers}"
                     )
                     print("   test  tokens   depth  batch        tok/s          GB/s         TFLOP/s    logits")
             elif arguments.json:
-                result.append({**asdict(item), "probed_gbs": limits.gbs, "probed_tflops": limits.tflops})
+                probed = {f"probed_{name}": value for name, value in asdict(limits).items()}
+                result.append({**asdict(item), **probed})
             else:
                 print(
                     f"{item.test:>7} {item.tokens:7} {item.depth:7} {item.batch:6}"
