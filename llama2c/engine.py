@@ -359,7 +359,7 @@ class Engine:
             self._retire(sequence)
         if ended:
             self._scheduler.running = [sequence for sequence in running if sequence._reason is None]
-        while self._waiting and self._waiting[0]._over.is_set():
+        while self._waiting and self._waiting[0]._over:
             self._waiting.popleft()
 
     def _retire(self, sequence: Sequence) -> None:
@@ -374,7 +374,7 @@ class Engine:
             sequence._end("error", error)
             raise
         finally:
-            sequence._over.set()
+            sequence._close()
 
     def _admit(self) -> None:
         running = self._scheduler.running

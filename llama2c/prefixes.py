@@ -24,7 +24,12 @@ def page_keys(ids: Sequence[int], size: int) -> list[bytes]:
 class _Holder:
     """A fork of a session, which holds the pages of some entries of the cache and all pages before them."""
 
-    session: Session
+    def __init__(self) -> None:
+        self.session: Session | None = None
+
+    @property
+    def position(self) -> int:
+        return 0 if self.session is None else self.session.position
 
 
 class PrefixCache:
@@ -46,14 +51,16 @@ class PrefixCache:
         """How many pages of a prompt are kept."""
         for count, key in enumerate(keys):
             entry = self._pages.get(key)
-            if entry is None or entry[0].session.position < entry[1] * self._size:
+            if entry is None or entry[0].position < entry[1] * self._size:
                 return count
         return len(keys)
 
     def fork(self, keys: Sequence[bytes], count: int) -> Session:
         """A session that has taken the first `count` pages, of those that find() tells, at least 1."""
         self._touch(keys[:count])
-        return self._pages[keys[count - 1]][0].session.fork(count * self._size)
+        session = self._pages[keys[count - 1]][0].session
+        assert session is not None
+        return session.fork(count * self._size)
 
     def add(self, holder: object, session: Session, keys: Sequence[bytes], count: int) -> object:
         """Keep the first `count` pages of a session.
@@ -65,13 +72,14 @@ class PrefixCache:
         if found == count:
             return holder
         held = holder if isinstance(holder, _Holder) else _Holder()
-        held.session = session.fork(count * self._size)
+        fork = session.fork(count * self._size)
         before = max(
             (entry[1] for entry in map(self._pages.get, keys[:found]) if entry and entry[0] is held), default=0
         )
         for end in range(found + 1, count + 1):
             self._pages[keys[end - 1]] = held, end, before
             before = end
+        held.session = fork  # last: an entry that its holder does not reach is none, a page without an entry would stay
         self._touch(keys)
         return held
 
@@ -81,7 +89,7 @@ class PrefixCache:
             return False
         # The last of a prompt's pages goes first, and so the last of its holder's; a holder without any goes by itself.
         _, (holder, _, before) = self._pages.popitem(last=False)
-        if holder.session.position > before * self._size:
+        if holder.session is not None and holder.position > before * self._size:
             holder.session.rewind(before * self._size)
         return True
 

@@ -50,7 +50,10 @@ class Sequence:
         self._reason: str | None = None
         self._exception: BaseException | None = None
         self._flushed = False
-        self._over = threading.Event()
+        # An Event would do, but an interrupt may leave the lock inside taken.
+        self._over = False
+        self._gate = threading.Lock()  # taken until it is over
+        self._gate.acquire()
         self._start = self._first = self._last = time.perf_counter()
         # of the engine
         self._admitted = False
@@ -63,7 +66,7 @@ class Sequence:
     @property
     def status(self) -> str:
         """One of "waiting", "running", "finished"."""
-        if self._over.is_set():
+        if self._over:
             return "finished"
         return "running" if self._admitted else "waiting"
 
@@ -80,7 +83,7 @@ class Sequence:
     @property
     def finish_reason(self) -> str | None:
         """None until the sequence is finished; then "stop", "length", "cancelled" or "error"."""
-        return self._reason if self._over.is_set() else None
+        return self._reason if self._over else None
 
     @property
     def exception(self) -> BaseException | None:
@@ -97,9 +100,10 @@ class Sequence:
         Pieces of those steps go to on_piece alone. A cancelled sequence has its text up to there. Raises the exception
         of one that ended by an error, and what Engine.step raises.
         """
-        while not self._over.is_set():
-            if not self._engine._step_if_free():
-                self._over.wait(0.02)  # and then look again whether someone still makes steps
+        while not self._over:
+            # a limit, to look again whether someone still makes steps
+            if not self._engine._step_if_free() and self._gate.acquire(timeout=0.02):
+                self._gate.release()
         if self._exception is not None:
             raise self._exception
         assert self._reason is not None
@@ -141,7 +145,7 @@ class Sequence:
 
     def _end(self, reason: str, exception: BaseException | None = None) -> None:
         # The first reason counts, but for an error while the last piece is handed out.
-        if self._reason is None or (exception is not None and not self._over.is_set()):
+        if self._reason is None or (exception is not None and not self._over):
             if exception is not None:
                 traceback.clear_frames(exception.__traceback__)  # whose locals may hold pages
             self._exception = exception
@@ -175,6 +179,11 @@ class Sequence:
         if stopped and self._reason == "length":
             self._reason = "stop"
         return Piece(text, None, self._reason, self.seed)
+
+    def _close(self) -> None:
+        if not self._over:
+            self._over = True
+            self._gate.release()
 
     def _release(self) -> None:
         if self._session is not None:

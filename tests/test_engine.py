@@ -435,6 +435,7 @@ prompts = [[5 + i] * (60 + 40 * i) for i in range(6)]
 expected = [llm.generate(p, max_tokens=40, seed=i + 1) for i, p in enumerate(prompts)]
 interrupts = 0
 for round in range(8):
+    before = interrupts
     engine = llama2c.Engine(llm, max_rows=12, chunk=8)
     made = [engine.submit(p, max_tokens=40, seed=i + 1) for i, p in enumerate(prompts)]
     signal.signal(signal.SIGALRM, signal.default_int_handler)
@@ -453,10 +454,11 @@ for round in range(8):
             assert isinstance(sequence.exception, KeyboardInterrupt), sequence.exception
         else:
             assert test_engine.same(sequence.result(), alone), (sequence.result(), alone)
-    assert sum(s.finish_reason == "error" for s in made) <= 3
+    assert sum(s.finish_reason == "error" for s in made) <= interrupts - before
     stats = engine.stats()
-    assert stats.pages_used == stats.pages_cached, stats
+    assert stats.pages_used <= stats.pages_cached, stats
     engine.close()
+    assert engine.stats().pages_used == 0, engine.stats()
 assert interrupts >= 8, interrupts
 print("done")
 """
