@@ -5,7 +5,7 @@
 
 #include <stdlib.h>
 
-enum { ALIGNMENT = 64, MAX_THREADS = 1024 };
+enum { ALIGNMENT = 64, MAX_THREADS = 1024, MOST_CHUNKS = 1024 /* of attention that are shared out */ };
 
 /* A thread earns its barriers (some 0.3 us each, eight a layer) only with that many multiply-adds a step. */
 static const double MACS_PER_THREAD = 1.5e6;
@@ -23,6 +23,10 @@ static void *part(arena *a, size_t count, size_t width) {
     const size_t left = SIZE_MAX / 2 - a->used; /* sums past half of the address space stay there */
     a->used += count > left / width ? left : l2c_round_up(count * width, ALIGNMENT);
     return p;
+}
+
+static size_t smaller(size_t a, size_t b) {
+    return a < b ? a : b;
 }
 
 static size_t larger(size_t a, size_t b) {
@@ -46,22 +50,21 @@ static void lay_out(l2c_batch *b, arena *a, const l2c_config *config, size_t row
     b->up = part(a, rows * hidden_dim, sizeof(float));
     b->angles = part(a, rows * 2 * head_dim, sizeof(float));
     const size_t widest = larger(larger(dim, q_dim), hidden_dim);
-    if (config->group_size || config->blocks) {
-        const size_t group = config->blocks ? 32 : (size_t)config->group_size;
-        b->q8.stride = l2c_round_up(widest, L2C_SUPER);
+    if (config->group_size) {
+        const size_t group = (size_t)config->group_size;
+        b->q8.stride = l2c_round_up(widest, L2C_Q8_CHUNK);
         b->q8.scale_stride = (widest + group - 1) / group + 1; /* one more: half chunks read in pairs */
         b->q8.values = part(a, rows * b->q8.stride, 1);
         b->q8.bias = part(a, rows * b->q8.stride / 4, sizeof(int32_t));
         b->q8.scales = part(a, rows * b->q8.scale_stride, sizeof(float));
-        b->q8.lane_stride = config->blocks ? b->q8.stride / L2C_SUPER * L2C_SUPER_LANES : 0;
-        b->q8.lanes = part(a, rows * b->q8.lane_stride, sizeof(float));
     }
     if (config->blocks) {
-        const size_t blocks = b->q8.stride / L2C_SUPER * rows;
-        b->q16.rows = rows;
-        b->q16.values = part(a, blocks * L2C_SUPER, sizeof(int16_t));
-        b->q16.scales = part(a, blocks, sizeof(float));
-        b->q16.sums = part(a, blocks * L2C_Q16_SUMS, sizeof(float));
+        const size_t blocks = (widest + L2C_SUPER - 1) / L2C_SUPER * rows;
+        b->s8.values = part(a, blocks * L2C_SUPER, 1);
+        b->s8.lanes = part(a, blocks * L2C_SUPER_LANES, sizeof(float));
+        b->s16.values = part(a, blocks * L2C_SUPER, sizeof(int16_t));
+        b->s16.scales = part(a, blocks, sizeof(float));
+        b->s16.sums = part(a, blocks * L2C_S16_SUMS, sizeof(float));
     }
     b->scratch_floats = l2c_round_up(larger(larger(L2C_PANEL_FLOATS, config->blocks ? l2c_quant_panel(widest) : widest),
                                             l2c_attention_scratch(group_heads, l2c_round_up(head_dim, L2C_LANES))),
@@ -70,6 +73,10 @@ static void lay_out(l2c_batch *b, arena *a, const l2c_config *config, size_t row
         b->scratch_floats = larger(b->scratch_floats, l2c_tile_floats(rows));
     }
     b->scratch = part(a, threads * b->scratch_floats, sizeof(float));
+    const l2c_chunks chunks = l2c_attention_chunks((size_t)config->context, (size_t)config->window);
+    b->parts_floats = smaller(chunks.to - chunks.from, MOST_CHUNKS) * (size_t)config->n_kv_heads *
+                      l2c_attention_part(group_heads, l2c_round_up(head_dim, L2C_LANES));
+    b->parts = part(a, b->parts_floats, sizeof(float));
 }
 
 size_t l2c_batch_bytes(const l2c_config *config, int32_t rows, int threads) {

@@ -33,10 +33,13 @@ struct l2c_batch {
     float *attended;  /* [R][n_heads head_dim] */
     float *gate, *up; /* [R][hidden_dim] */
     float *angles;    /* [R][2 head_dim] of RoPE at this row's position, as kernels take them */
-    l2c_q8_rows q8;   /* [R] of the widest input of a product; models of integers only */
-    l2c_q16_rows q16; /* [R] the same for prompt rows; GGUF's integers only */
-    float *scratch;   /* [threads][scratch_floats] */
-    size_t scratch_floats;
+    /* [R] of the widest input of a product, for models of integers: llama2.c's, GGUF's for both roles */
+    l2c_q8_rows q8;
+    l2c_s8_rows s8;
+    l2c_s16_rows s16;
+    float *scratch; /* [threads][scratch_floats] */
+    float *parts;   /* [parts_floats] of attention whose chunks are shared out: a row of the longest context fits */
+    size_t scratch_floats, parts_floats;
 
     /* of the step at hand */
     size_t prompt, generated; /* rows */

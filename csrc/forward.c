@@ -26,18 +26,25 @@ static float *scratch(const l2c_team *team, const l2c_batch *b) {
     return b->scratch + (size_t)team->rank * b->scratch_floats;
 }
 
+/* The rows of the step at hand, for a product of x [R][k]. */
+static l2c_rows rows_of(const l2c_batch *b, const float *x, size_t k) {
+    l2c_rows rows = {x, k, b->prompt, b->generated, b->q8, b->s8, b->s16};
+    rows.s8.rows = b->generated;
+    rows.s16.rows = b->prompt;
+    return rows;
+}
+
 /* The integer form of row r of x [R][k], where the weights need it; a level with tiles takes prompt rows as they are. */
 static void quantize_row(const l2c_batch *b, size_t r, const float *x, size_t k) {
     const l2c_config *c = &b->transformer->model.config;
     const l2c_kernels *kernels = b->transformer->kernels;
-    if (c->blocks && r < b->prompt) {
-        if (!kernels->gemm_tiles) {
-            kernels->quantize_q16(&b->q16, r, x + r * k, k);
-        }
-    } else if (c->blocks) {
-        kernels->quantize_blocks(&b->q8, r, x + r * k, k);
-    } else if (c->group_size) {
-        kernels->quantize_q8(&b->q8, r, x + r * k, k, (size_t)c->group_size);
+    const l2c_rows rows = rows_of(b, x, k);
+    if (c->group_size) {
+        kernels->quantize_q8(&rows.q8, r, x + r * k, k, (size_t)c->group_size);
+    } else if (c->blocks && r >= b->prompt) {
+        kernels->quantize_s8(&rows.s8, r - b->prompt, x + r * k, k);
+    } else if (c->blocks && !kernels->gemm_tiles) {
+        kernels->quantize_s16(&rows.s16, r, x + r * k, k);
     }
 }
 
@@ -87,7 +94,7 @@ static void quantize(const l2c_team *team, l2c_batch *b, const float *x, size_t 
 
 /* y (+)= x @ w^T; does not wait */
 static void product(const l2c_team *team, const l2c_batch *b, float *y, const float *x, const l2c_tensor *w, bool add) {
-    const l2c_rows rows = {x, w->cols, b->prompt, b->generated, b->q8, b->q16};
+    const l2c_rows rows = rows_of(b, x, w->cols);
     l2c_matmul(team, b->transformer->kernels, y, &rows, w, add, scratch(team, b));
 }
 
@@ -116,31 +123,86 @@ static void rotate_and_store(const l2c_team *team, l2c_batch *b, size_t layer) {
     l2c_team_wait(team);
 }
 
+static l2c_attention attention_of(const l2c_team *team, const l2c_batch *b, const l2c_run *run, size_t layer,
+                                  size_t h) {
+    const l2c_config *c = &b->transformer->model.config;
+    const size_t head_dim = (size_t)c->head_dim, heads = (size_t)c->n_heads / (size_t)c->n_kv_heads;
+    const size_t row_stride = (size_t)c->n_heads * head_dim, at = run->from * row_stride + h * heads * head_dim;
+    const l2c_session *session = b->rows[run->from].session;
+    return (l2c_attention){
+        .out = b->attended + at,
+        .q = b->q + at,
+        .rows = run->count,
+        .row_stride = row_stride,
+        .heads = heads,
+        .layout = &session->layout,
+        .pages = session->pages,
+        .offset = layer * session->layout.layer + h * session->layout.head,
+        .length = b->rows[run->from].position + 1,
+        .window = (size_t)c->window,
+        .scale = 1.0f / sqrtf((float)head_dim),
+        .scratch = scratch(team, b),
+    };
+}
+
+static l2c_chunks chunks_of(const l2c_batch *b, const l2c_run *run) {
+    return l2c_attention_chunks(b->rows[run->from].position + 1, (size_t)b->transformer->model.config.window);
+}
+
+static size_t part_floats(const l2c_batch *b) {
+    const l2c_config *c = &b->transformer->model.config;
+    return l2c_attention_part((size_t)(c->n_heads / c->n_kv_heads), b->rows[0].session->layout.value_stride);
+}
+
+/* Whether to share out the chunks of single rows: where the threads would be dealt few heads, and not the same number. */
+static bool few_heads(const l2c_team *team, const l2c_batch *b) {
+    const size_t n_kv_heads = (size_t)b->transformer->model.config.n_kv_heads, tasks = n_kv_heads * b->n_runs;
+    const size_t room = b->parts_floats / (n_kv_heads * part_floats(b));
+    size_t chunks = 0;
+    if (tasks % (size_t)team->size == 0 || tasks > 4 * (size_t)team->size) {
+        return false;
+    }
+    for (size_t i = 0; i < b->n_runs; i++) {
+        const l2c_chunks of_run = chunks_of(b, &b->runs[i]);
+        chunks += b->runs[i].count == 1 ? of_run.to - of_run.from : room + 1;
+    }
+    return chunks > b->n_runs && chunks <= room;
+}
+
+static void attend_parts(const l2c_team *team, l2c_batch *b, size_t layer) {
+    const l2c_kernels *kernels = b->transformer->kernels;
+    const size_t n_kv_heads = (size_t)b->transformer->model.config.n_kv_heads, rank = (size_t)team->rank,
+                 size = (size_t)team->size, floats = part_floats(b);
+    for (int join = 0; join < 2; join++) {
+        size_t part = 0, head = 0;
+        for (size_t i = 0; i < b->n_runs; i++) {
+            const l2c_chunks chunks = chunks_of(b, &b->runs[i]);
+            for (size_t h = 0; h < n_kv_heads; h++, head++) {
+                const l2c_attention attention = attention_of(team, b, &b->runs[i], layer, h);
+                if (join && head % size == rank) {
+                    kernels->attend_join(&attention, b->parts + part * floats);
+                }
+                for (size_t chunk = chunks.from; chunk < chunks.to; chunk++, part++) {
+                    if (!join && part % size == rank) {
+                        kernels->attend_part(&attention, chunk, b->parts + part * floats);
+                    }
+                }
+            }
+        }
+        l2c_team_wait(team);
+    }
+}
+
 /* attended = softmax(q k^T / sqrt(head_dim)) v, causal: a row sees the positions up to its own */
 static void attend(const l2c_team *team, l2c_batch *b, size_t layer) {
-    const l2c_config *c = &b->transformer->model.config;
-    const size_t head_dim = (size_t)c->head_dim, n_kv_heads = (size_t)c->n_kv_heads;
-    const size_t group_heads = (size_t)c->n_heads / n_kv_heads, row_stride = (size_t)c->n_heads * head_dim;
+    if (few_heads(team, b)) {
+        attend_parts(team, b, layer);
+        return;
+    }
     /* Later rows of a prompt see more positions: dealing tasks out in turn shares them evenly. */
-    for (size_t task = (size_t)team->rank; task < n_kv_heads * b->n_runs; task += (size_t)team->size) {
-        const size_t h = task / b->n_runs;
-        const l2c_run *run = &b->runs[task % b->n_runs];
-        const l2c_session *session = b->rows[run->from].session;
-        const size_t at = run->from * row_stride + h * group_heads * head_dim;
-        const l2c_attention attention = {
-            .out = b->attended + at,
-            .q = b->q + at,
-            .rows = run->count,
-            .row_stride = row_stride,
-            .heads = group_heads,
-            .layout = &session->layout,
-            .pages = session->pages,
-            .offset = layer * session->layout.layer + h * session->layout.head,
-            .length = b->rows[run->from].position + 1,
-            .window = (size_t)c->window,
-            .scale = 1.0f / sqrtf((float)head_dim),
-            .scratch = scratch(team, b),
-        };
+    const size_t tasks = (size_t)b->transformer->model.config.n_kv_heads * b->n_runs;
+    for (size_t task = (size_t)team->rank; task < tasks; task += (size_t)team->size) {
+        const l2c_attention attention = attention_of(team, b, &b->runs[task % b->n_runs], layer, task / b->n_runs);
         b->transformer->kernels->attend(&attention);
     }
     l2c_team_wait(team);

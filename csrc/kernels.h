@@ -19,8 +19,8 @@ enum {
     L2C_PANEL_FLOATS = 2 * L2C_PANEL_K * L2C_PANEL_N, /* the panel, and before it its weights as f32 */
     L2C_Q8_CHUNK = 64,  /* int8 values in one vector; quantised rows are padded to it with zeros */
     L2C_SUPER = 256,    /* values that a product with GGUF's quantised types takes at a time */
-    L2C_Q16_MAX = 2047, /* of an activation's magnitude: times weights of 128 * 32, over L2C_SUPER, it fits 31 bits */
-    L2C_Q16_SUMS = 24,
+    L2C_S16_MAX = 2047, /* of an activation's magnitude: times weights of 128 * 32, over L2C_SUPER, it fits 31 bits */
+    L2C_S16_SUMS = 24,
     L2C_SUPER_LANES = 48, /* floats that such a product needs of its activations, beside the values */
     L2C_TILE_ROWS = 512,  /* rows and columns of a pass of a product by tiles */
     L2C_TILE_COLUMNS = 512,
@@ -31,21 +31,29 @@ typedef struct l2c_q8_rows {
     int8_t *values; /* [m][stride] */
     int32_t *bias;  /* [m][stride / 4]: -128 * the sum of four values, what VNNI's unsigned weights add too much */
     float *scales;  /* [m][scale_stride] */
-    /* [m][lane_stride], for GGUF's types, of groups of 32. For each L2C_SUPER values L2C_SUPER_LANES floats, each in the
-     * lane order of kernels_quant.h: the scales of sixteen values; their sums, scaled; the same as int32, times -128. */
-    float *lanes;
-    size_t stride; /* k rounded up to L2C_SUPER */
-    size_t scale_stride, lane_stride;
+    size_t stride;  /* k rounded up to L2C_Q8_CHUNK */
+    size_t scale_stride;
 } l2c_q8_rows;
 
-/* m rows of activations, int16 with one scale for each L2C_SUPER values: prompt rows for GGUF's types. */
-typedef struct l2c_q16_rows {
-    int16_t
-        *values;   /* [k / L2C_SUPER, rounded up][rows][L2C_SUPER]: rows side by side, whatever k, share no cache set */
-    float *scales; /* [...][rows] */
-    float *sums;   /* [...][rows][L2C_Q16_SUMS]: of 16 values each, then of 32 values each; not scaled */
-    size_t rows;   /* m or more */
-} l2c_q16_rows;
+/* Activations for GGUF's integer types, [k / L2C_SUPER, rounded up][rows]: rows side by side, whatever k, share no cache
+ * set, and lie where constants tell.
+ *
+ * Of generated rows: int8 with a scale for each 32 values. */
+typedef struct l2c_s8_rows {
+    int8_t *values; /* [...][rows][L2C_SUPER] */
+    /* [...][rows][L2C_SUPER_LANES], each sixteen in the lane order of kernels_quant.h: the scales of sixteen values; their
+     * sums, scaled; the same as int32, times -128 */
+    float *lanes;
+    size_t rows;
+} l2c_s8_rows;
+
+/* Of prompt rows: int16 with a scale for each L2C_SUPER values. */
+typedef struct l2c_s16_rows {
+    int16_t *values; /* [...][rows][L2C_SUPER] */
+    float *scales;   /* [...][rows] */
+    float *sums;     /* [...][rows][L2C_S16_SUMS]: of 16 values each, then of 32 values each; not scaled */
+    size_t rows;
+} l2c_s16_rows;
 
 /* Columns of a matrix in rows of blocks. */
 typedef struct l2c_matrix {
@@ -98,6 +106,25 @@ static inline size_t l2c_attention_scratch(size_t heads, size_t value_stride) {
     return l2c_attention_rows(heads) * heads * (L2C_KV_CHUNK + 3 * value_stride + 4);
 }
 
+/* The first position that a row of `length` positions sees. */
+static inline size_t l2c_window_start(size_t length, size_t window) {
+    return window && length > window ? length - window : 0;
+}
+
+/* The chunks that such a row sees. */
+typedef struct l2c_chunks {
+    size_t from, to;
+} l2c_chunks;
+
+static inline l2c_chunks l2c_attention_chunks(size_t length, size_t window) {
+    return (l2c_chunks){l2c_window_start(length, window) / L2C_KV_CHUNK, (length + L2C_KV_CHUNK - 1) / L2C_KV_CHUNK};
+}
+
+/* Floats of what a row's chunk gives: means [heads][value_stride], highest scores and sums of weights [heads]. */
+static inline size_t l2c_attention_part(size_t heads, size_t value_stride) {
+    return heads * (value_stride + 2);
+}
+
 /* Floats of a panel of sixteen columns: their values as bytes, scales and mins. */
 static inline size_t l2c_quant_panel(size_t k) {
     return (k + L2C_SUPER - 1) / L2C_SUPER * (L2C_SUPER * L2C_LANES / 4 + 2 * L2C_LANES * L2C_LANES);
@@ -133,14 +160,14 @@ typedef struct l2c_kernels {
     void (*quantize_q8)(const l2c_q8_rows *q, size_t row, const float *x, size_t k, size_t group);
     /* The product with GGUF's integer types (kernels_quant.h) for generated rows, and the activations for it. panel:
      * l2c_quant_panel(k) floats of scratch, 64-byte aligned. */
-    void (*dot_quant)(float *y, size_t ldy, const l2c_q8_rows *x, const l2c_matrix *w, size_t m, size_t n, bool add,
+    void (*dot_quant)(float *y, size_t ldy, const l2c_s8_rows *x, const l2c_matrix *w, size_t m, size_t n, bool add,
                       float *panel);
-    void (*quantize_blocks)(const l2c_q8_rows *q, size_t row, const float *x, size_t k);
+    void (*quantize_s8)(const l2c_s8_rows *q, size_t row, const float *x, size_t k);
     /* The same product for prompt rows (kernels_prompt.h), from activations of 12 bits. panel: L2C_PANEL_FLOATS of scratch,
      * 64-byte aligned. */
-    void (*gemm_quant)(float *y, size_t ldy, const l2c_q16_rows *x, const l2c_matrix *w, size_t m, size_t n, bool add,
+    void (*gemm_quant)(float *y, size_t ldy, const l2c_s16_rows *x, const l2c_matrix *w, size_t m, size_t n, bool add,
                        float *panel);
-    void (*quantize_q16)(const l2c_q16_rows *q, size_t row, const float *x, size_t k);
+    void (*quantize_s16)(const l2c_s16_rows *q, size_t row, const float *x, size_t k);
 
     void (*rmsnorm)(float *y, const float *x, const float *weight, size_t n, float eps); /* weight x / rms(x) */
     /* Rotates pairs (2i, 2i + 1) of each head by angle i. angles: [head_dim] cos of each, twice; [head_dim] -sin, sin. */
@@ -150,7 +177,11 @@ typedef struct l2c_kernels {
     size_t (*argmax)(const float *x, size_t n);             /* the first of equals */
     /* k and v [head_dim] become position t of a block. */
     void (*store_kv)(uint8_t *block, const l2c_kv_layout *layout, size_t t, const float *k, const float *v);
-    void (*attend)(const l2c_attention *attention); /* out = softmax(scale q k^T) v */
+    /* out = softmax(scale q k^T) v */
+    void (*attend)(const l2c_attention *attention);
+    /* The same bits for one row in parts: of each chunk l2c_attention_part floats, then all of them joined, in order. */
+    void (*attend_part)(const l2c_attention *attention, size_t chunk, float *part);
+    void (*attend_join)(const l2c_attention *attention, float *parts);
 
     /* Limits of the level, for benchmarks: a sum over all bytes (so that nothing is left out); n x 16 chains of
      * multiply-adds, returning the multiply-adds done. */

@@ -217,44 +217,10 @@ static void merge_chunk(float *high, float *total, float *mean, float high_new, 
 
 /* The first position that a row of `length` positions sees. */
 static size_t window_start(const l2c_attention *a, size_t length) {
-    return a->window && length > a->window ? length - a->window : 0;
+    return l2c_window_start(length, a->window);
 }
 
-/* Chunk [from, from + length) for the rows [first, end), all of which see some of it. */
-TILE void attend_chunk(const l2c_kv_type type, const l2c_attention *a, attention_work *w, size_t first, size_t end,
-                       size_t from, size_t length) {
-    const l2c_kv_layout *layout = a->layout;
-    const size_t heads = a->heads, stride = layout->value_stride;
-    float *high = w->high_new, *total = w->total_new;
-    for (size_t b = 0; b * L2C_KV_BLOCK < length; b++) {
-        const size_t block = from / L2C_KV_BLOCK + b;
-        w->blocks[b] = a->pages[block / PAGE_BLOCKS] + a->offset + block % PAGE_BLOCKS * layout->block;
-    }
-    scores_of_chunk(type, w, layout, first * heads, end * heads, length);
-    for (size_t q = first * heads; q < end * heads; q++) {
-        const size_t seen = a->length + q / heads, start = window_start(a, seen);
-        float *p = w->p + q * L2C_KV_CHUNK;
-        total[q] = weigh(p, &high[q], start > from ? start - from : 0, smaller(seen - from, length), length, a->scale);
-        for (size_t t = 0; type == L2C_KV_Q8 && t < length; t += L2C_LANES) {
-            const uint8_t *scales = w->blocks[t / L2C_KV_BLOCK] + layout->scales + L2C_KV_BLOCK * sizeof(float);
-            const size_t n = smaller(L2C_LANES, length - t);
-            vec_store_n(p + t, vec_mul(vec_load_n(p + t, n), vec_load_bytes(scales)), n);
-        }
-    }
-    values_of_chunk(type, w, layout, first * heads, end * heads, length);
-    for (size_t q = first * heads; q < end * heads; q++) {
-        if (window_start(a, a->length + q / heads) >= from) { /* its first chunk */
-            w->high[q] = high[q];
-            w->total[q] = total[q];
-            memcpy(w->mean + q * stride, w->mean_new + q * stride, stride * sizeof(float));
-        } else {
-            merge_chunk(&w->high[q], &w->total[q], w->mean + q * stride, high[q], total[q], w->mean_new + q * stride,
-                        stride);
-        }
-    }
-}
-
-TILE void attend_as(const l2c_kv_type type, const l2c_attention *a) {
+static attention_work work_of(const l2c_attention *a) {
     const size_t head_dim = a->layout->head_dim, stride = a->layout->value_stride, queries = a->rows * a->heads;
     attention_work w = {.q = a->scratch};
     w.p = w.q + queries * stride;
@@ -267,6 +233,61 @@ TILE void attend_as(const l2c_kv_type type, const l2c_attention *a) {
     for (size_t i = 0; i < a->rows; i++) {
         memcpy(w.q + i * a->heads * head_dim, a->q + i * a->row_stride, a->heads * head_dim * sizeof(float));
     }
+    return w;
+}
+
+/* Chunk [from, from + length) for the rows [first, end), all of which see some of it: w->..._new */
+TILE void attend_chunk(const l2c_kv_type type, const l2c_attention *a, attention_work *w, size_t first, size_t end,
+                       size_t from, size_t length) {
+    const l2c_kv_layout *layout = a->layout;
+    const size_t heads = a->heads;
+    for (size_t b = 0; b * L2C_KV_BLOCK < length; b++) {
+        const size_t block = from / L2C_KV_BLOCK + b;
+        w->blocks[b] = a->pages[block / PAGE_BLOCKS] + a->offset + block % PAGE_BLOCKS * layout->block;
+    }
+    scores_of_chunk(type, w, layout, first * heads, end * heads, length);
+    for (size_t q = first * heads; q < end * heads; q++) {
+        const size_t seen = a->length + q / heads, start = window_start(a, seen);
+        float *p = w->p + q * L2C_KV_CHUNK;
+        w->total_new[q] =
+            weigh(p, &w->high_new[q], start > from ? start - from : 0, smaller(seen - from, length), length, a->scale);
+        for (size_t t = 0; type == L2C_KV_Q8 && t < length; t += L2C_LANES) {
+            const uint8_t *scales = w->blocks[t / L2C_KV_BLOCK] + layout->scales + L2C_KV_BLOCK * sizeof(float);
+            const size_t n = smaller(L2C_LANES, length - t);
+            vec_store_n(p + t, vec_mul(vec_load_n(p + t, n), vec_load_bytes(scales)), n);
+        }
+    }
+    values_of_chunk(type, w, layout, first * heads, end * heads, length);
+}
+
+/* Queries [first, end) of a chunk join those of the chunks before it. */
+static void join_chunk(const l2c_attention *a, attention_work *w, size_t first, size_t end, size_t from) {
+    const size_t stride = a->layout->value_stride;
+    for (size_t q = first; q < end; q++) {
+        const float *mean = w->mean_new + q * stride;
+        if (window_start(a, a->length + q / a->heads) >= from) { /* its first chunk */
+            w->high[q] = w->high_new[q];
+            w->total[q] = w->total_new[q];
+            memcpy(w->mean + q * stride, mean, stride * sizeof(float));
+        } else {
+            merge_chunk(&w->high[q], &w->total[q], w->mean + q * stride, w->high_new[q], w->total_new[q], mean, stride);
+        }
+    }
+}
+
+static void store_attended(const l2c_attention *a, const attention_work *w) {
+    const size_t head_dim = a->layout->head_dim, stride = a->layout->value_stride;
+    for (size_t q = 0; q < a->rows * a->heads; q++) {
+        float *out = a->out + q / a->heads * a->row_stride + q % a->heads * head_dim;
+        const float inverse = 1.0f / w->total[q];
+        for (size_t d = 0; d < head_dim; d++) {
+            out[d] = w->mean[q * stride + d] * inverse;
+        }
+    }
+}
+
+TILE void attend_as(const l2c_kv_type type, const l2c_attention *a) {
+    attention_work w = work_of(a);
     const size_t last = a->length + a->rows - 1; /* positions of the last row, the most */
     for (size_t from = window_start(a, a->length) / L2C_KV_CHUNK * L2C_KV_CHUNK; from < last; from += L2C_KV_CHUNK) {
         const size_t first = from >= a->length ? from - a->length + 1 : 0;
@@ -275,14 +296,40 @@ TILE void attend_as(const l2c_kv_type type, const l2c_attention *a) {
             end--;
         }
         attend_chunk(type, a, &w, first, end, from, smaller(L2C_KV_CHUNK, a->length + end - 1 - from));
+        join_chunk(a, &w, first * a->heads, end * a->heads, from);
     }
-    for (size_t q = 0; q < queries; q++) {
-        float *out = a->out + q / a->heads * a->row_stride + q % a->heads * head_dim;
-        const float inverse = 1.0f / w.total[q];
-        for (size_t d = 0; d < head_dim; d++) {
-            out[d] = w.mean[q * stride + d] * inverse;
-        }
+    store_attended(a, &w);
+}
+
+TILE void attend_part_as(const l2c_kv_type type, const l2c_attention *a, size_t chunk, float *part) {
+    attention_work w = work_of(a);
+    const size_t from = chunk * L2C_KV_CHUNK;
+    w.mean_new = part;
+    w.high_new = w.mean_new + a->heads * a->layout->value_stride;
+    w.total_new = w.high_new + a->heads;
+    attend_chunk(type, a, &w, 0, 1, from, smaller(L2C_KV_CHUNK, a->length - from));
+}
+
+/* ---- One row, its chunks shared out ---- */
+
+static void attend_part(const l2c_attention *a, size_t chunk, float *part) {
+    switch (a->layout->type) {
+    case L2C_KV_F32: attend_part_as(L2C_KV_F32, a, chunk, part); break;
+    case L2C_KV_F16: attend_part_as(L2C_KV_F16, a, chunk, part); break;
+    case L2C_KV_Q8: attend_part_as(L2C_KV_Q8, a, chunk, part); break;
     }
+}
+
+static void attend_join(const l2c_attention *a, float *parts) {
+    attention_work w = work_of(a);
+    const l2c_chunks chunks = l2c_attention_chunks(a->length, a->window);
+    for (size_t chunk = chunks.from; chunk < chunks.to; chunk++) {
+        w.mean_new = parts + (chunk - chunks.from) * l2c_attention_part(a->heads, a->layout->value_stride);
+        w.high_new = w.mean_new + a->heads * a->layout->value_stride;
+        w.total_new = w.high_new + a->heads;
+        join_chunk(a, &w, 0, a->heads, chunk * L2C_KV_CHUNK);
+    }
+    store_attended(a, &w);
 }
 
 static void attend(const l2c_attention *a) {

@@ -1,6 +1,6 @@
 /* kernels_prompt.h: products of prompt rows with GGUF's integer types, once for every level; part of kernels_template.h.
  *
- * Activations are int16, x = d q with |q| <= L2C_Q16_MAX for each superblock of 256 values. The weights of a superblock
+ * Activations are int16, x = d q with |q| <= L2C_S16_MAX for each superblock of 256 values. The weights of a superblock
  * are small integers u: the values of a type of 32, less their bias; those of a K type times the scales of their groups,
  * at most 128 * 32. A sum of u q over 256 values then fits 31 bits, so it is exact, whatever its order and the level:
  *
@@ -153,10 +153,10 @@ TILE void unpack_panel(const l2c_type type, float *panel, const l2c_matrix *w, s
 
 /* y [M][n] (+)= M rows of x times one superblock of a panel. `blocks`: 8 for types of 32, else 1. */
 TILE void prompt_tile(const size_t blocks, const size_t M, float *y, size_t ldy, const float *panel, size_t mins,
-                      const l2c_q16_rows *x, size_t row, size_t s, size_t n, bool add) {
+                      const l2c_s16_rows *x, size_t row, size_t s, size_t n, bool add) {
     const size_t first = s * x->rows + row;
     const int16_t *values = x->values + first * SUPER;
-    const float *scales = x->scales + first, *sums = x->sums + first * L2C_Q16_SUMS + (mins == 8 ? PROMPT_GROUPS : 0);
+    const float *scales = x->scales + first, *sums = x->sums + first * L2C_S16_SUMS + (mins == 8 ? PROMPT_GROUPS : 0);
     vec total[GEMM_M][GEMM_V];
     UNROLL for (size_t i = 0; i < M; i++) UNROLL for (size_t v = 0; v < GEMM_V; v++) total[i][v] = vec_zero();
     for (size_t b = 0; b < blocks; b++) {
@@ -181,7 +181,7 @@ TILE void prompt_tile(const size_t blocks, const size_t M, float *y, size_t ldy,
         UNROLL for (size_t v = 0; v < GEMM_V; v++) {
             const vec min = vec_load(panel + PROMPT_MINS + g * PANEL_N + v * L2C_LANES);
             UNROLL for (size_t i = 0; i < M; i++) {
-                total[i][v] = vec_fma(min, vec_set1(sums[i * L2C_Q16_SUMS + g]), total[i][v]);
+                total[i][v] = vec_fma(min, vec_set1(sums[i * L2C_S16_SUMS + g]), total[i][v]);
             }
         }
     }
@@ -198,7 +198,7 @@ TILE void prompt_tile(const size_t blocks, const size_t M, float *y, size_t ldy,
 }
 
 TILE void prompt_panel(const size_t blocks, float *y, size_t ldy, const float *panel, size_t mins,
-                       const l2c_q16_rows *x, size_t s, size_t m, size_t n, bool add) {
+                       const l2c_s16_rows *x, size_t s, size_t m, size_t n, bool add) {
     const size_t M = blocks == 8 ? PROMPT_M_BLOCKS : PROMPT_M, few = M > 3 ? 3 : 1;
     size_t i = 0;
     for (; i + M <= m; i += M) {
@@ -213,18 +213,18 @@ TILE void prompt_panel(const size_t blocks, float *y, size_t ldy, const float *p
 }
 
 /* Once for all types of a kind: what differs is in the panel. */
-static void k_panel(float *y, size_t ldy, const float *panel, size_t mins, const l2c_q16_rows *x, size_t s, size_t m,
+static void k_panel(float *y, size_t ldy, const float *panel, size_t mins, const l2c_s16_rows *x, size_t s, size_t m,
                     size_t n, bool add) {
     prompt_panel(1, y, ldy, panel, mins, x, s, m, n, add);
 }
 
-static void blocks_panel(float *y, size_t ldy, const float *panel, size_t mins, const l2c_q16_rows *x, size_t s,
+static void blocks_panel(float *y, size_t ldy, const float *panel, size_t mins, const l2c_s16_rows *x, size_t s,
                          size_t m, size_t n, bool add) {
     prompt_panel(8, y, ldy, panel, mins, x, s, m, n, add);
 }
 
 /* Rows go by blocks whose superblocks, and part of y, stay in the cache while k advances. */
-TILE void prompt_product(const l2c_type type, float *y, size_t ldy, const l2c_q16_rows *x, const l2c_matrix *w,
+TILE void prompt_product(const l2c_type type, float *y, size_t ldy, const l2c_s16_rows *x, const l2c_matrix *w,
                          size_t m, size_t n, bool add, float *panel) {
     for (size_t j = 0; j < n; j += PANEL_N) {
         const size_t width = smaller(PANEL_N, n - j);
@@ -237,7 +237,7 @@ TILE void prompt_product(const l2c_type type, float *y, size_t ldy, const l2c_q1
     }
 }
 
-static void gemm_quant(float *y, size_t ldy, const l2c_q16_rows *x, const l2c_matrix *w, size_t m, size_t n, bool add,
+static void gemm_quant(float *y, size_t ldy, const l2c_s16_rows *x, const l2c_matrix *w, size_t m, size_t n, bool add,
                        float *panel) {
 #define CASE(type)                                                                                                     \
     case type: prompt_product(type, y, ldy, x, w, m, n, add, panel); break
@@ -249,12 +249,12 @@ static void gemm_quant(float *y, size_t ldy, const l2c_q16_rows *x, const l2c_ma
 }
 
 /* A block so small that its inverse scale overflows is zero. */
-static void quantize_q16(const l2c_q16_rows *q, size_t row, const float *x, size_t k) {
+static void quantize_s16(const l2c_s16_rows *q, size_t row, const float *x, size_t k) {
     for (size_t s = 0; s * SUPER < k; s++) {
         const size_t length = smaller(SUPER, k - s * SUPER);
         const size_t at = s * q->rows + row;
         int16_t *values = q->values + at * SUPER;
-        float *sums = q->sums + at * L2C_Q16_SUMS, padded[SUPER];
+        float *sums = q->sums + at * L2C_S16_SUMS, padded[SUPER];
         const float *block = x + s * SUPER;
         if (length < SUPER) {
             memset(padded, 0, sizeof padded);
@@ -266,7 +266,7 @@ static void quantize_q16(const l2c_q16_rows *q, size_t row, const float *x, size
             const vec v = vec_load(block + i);
             most = vec_max(most, vec_max(v, vec_sub(vec_zero(), v)));
         }
-        const float top = vec_hmax(most), inverse = top > 0x1p-100f ? L2C_Q16_MAX / top : 0.0f;
+        const float top = vec_hmax(most), inverse = top > 0x1p-100f ? L2C_S16_MAX / top : 0.0f;
         for (size_t g = 0; g < PROMPT_GROUPS; g++) {
             const vec rounded = vec_round(vec_mul(vec_load(block + g * L2C_LANES), vec_set1(inverse)));
             vec_store_s16(values + g * L2C_LANES, rounded);
@@ -275,6 +275,6 @@ static void quantize_q16(const l2c_q16_rows *q, size_t row, const float *x, size
         for (size_t b = 0; b < 8; b++) {
             sums[PROMPT_GROUPS + b] = sums[2 * b] + sums[2 * b + 1];
         }
-        q->scales[at] = inverse > 0.0f ? top / L2C_Q16_MAX : 0.0f;
+        q->scales[at] = inverse > 0.0f ? top / L2C_S16_MAX : 0.0f;
     }
 }

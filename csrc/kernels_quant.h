@@ -150,15 +150,15 @@ TILE const uint8_t *super_at(const l2c_type type, uint8_t last[8 * 34], const ui
 /* ---- Few rows ---- */
 
 /* One superblock, number s of the row, for M rows of x. */
-TILE void quant_super(const l2c_type type, const size_t M, vec *sum, const l2c_q8_rows *x, size_t row, size_t s,
+TILE void quant_super(const l2c_type type, const size_t M, vec *sum, const l2c_s8_rows *x, size_t row, size_t s,
                       const uint8_t *p) {
     vec mins = vec_zero();
     const vec scales = super_scales(type, p, &mins);
     bvec w[CHUNKS];
     UNROLL for (int c = 0; c < CHUNKS; c++) w[c] = super_values(type, p, c);
     UNROLL for (size_t i = 0; i < M; i++) {
-        const int8_t *values = x->values + (row + i) * x->stride + s * SUPER;
-        const float *lanes = x->lanes + (row + i) * x->lane_stride + s * L2C_SUPER_LANES;
+        const int8_t *values = x->values + (s * x->rows + row + i) * SUPER;
+        const float *lanes = x->lanes + (s * x->rows + row + i) * L2C_SUPER_LANES;
         ivec products[CHUNKS];
         UNROLL for (int c = 0; c < CHUNKS; c++) {
             const bvec xp = bvec_load(values + c * L2C_Q8_CHUNK);
@@ -175,7 +175,7 @@ TILE void quant_super(const l2c_type type, const size_t M, vec *sum, const l2c_q
     }
 }
 
-TILE void quant_tile(const l2c_type type, const size_t M, float *y, size_t ldy, const l2c_q8_rows *x, size_t row,
+TILE void quant_tile(const l2c_type type, const size_t M, float *y, size_t ldy, const l2c_s8_rows *x, size_t row,
                      const uint8_t *w, size_t k, bool add) {
     const size_t bytes = super_bytes(type), whole = k / SUPER;
     vec sum[QUANT_M];
@@ -195,13 +195,19 @@ TILE void quant_tile(const l2c_type type, const size_t M, float *y, size_t ldy, 
     }
 }
 
-TILE void quant_rows(const l2c_type type, float *y, size_t ldy, const l2c_q8_rows *x, const l2c_matrix *w, size_t from,
+TILE void quant_rows(const l2c_type type, float *y, size_t ldy, const l2c_s8_rows *x, const l2c_matrix *w, size_t from,
                      size_t m, size_t n, bool add) {
     for (size_t j = 0; j < n; j++) {
         const uint8_t *p = w->data + j * w->row_bytes;
         size_t i = 0;
-        for (; QUANT_M > 1 && i + QUANT_M <= m; i += QUANT_M) {
-            quant_tile(type, QUANT_M, y + i * ldy + j, ldy, x, from + i, p, w->k, add);
+        for (; QUANT_M > 4 && i + 8 <= m; i += 8) {
+            quant_tile(type, QUANT_M > 4 ? 8 : 1, y + i * ldy + j, ldy, x, from + i, p, w->k, add);
+        }
+        for (; QUANT_M > 2 && i + 4 <= m; i += 4) {
+            quant_tile(type, QUANT_M > 2 ? 4 : 1, y + i * ldy + j, ldy, x, from + i, p, w->k, add);
+        }
+        for (; QUANT_M > 1 && i + 2 <= m; i += 2) {
+            quant_tile(type, QUANT_M > 1 ? 2 : 1, y + i * ldy + j, ldy, x, from + i, p, w->k, add);
         }
         for (; i < m; i++) {
             quant_tile(type, 1, y + i * ldy + j, ldy, x, from + i, p, w->k, add);
@@ -213,7 +219,8 @@ TILE void quant_rows(const l2c_type type, float *y, size_t ldy, const l2c_q8_row
 
 enum { PANEL_VALUES = SUPER * L2C_LANES / 4, PANEL_SCALES = L2C_LANES * L2C_LANES }; /* floats */
 enum { PANEL_SUPER = PANEL_VALUES + 2 * PANEL_SCALES };
-enum { PANEL_AHEAD = 2 }; /* superblocks that are fetched before they are unpacked */
+enum { PANEL_AHEAD = 2 };  /* superblocks that are fetched before they are unpacked */
+enum { PANEL_SUPERS = 8 }; /* superblocks whose part of a tile's rows stays in the first-level cache */
 
 /* Fetches what follows superblock s of column j: so many streams side by side are more than the hardware follows. After
  * the ends of the `width` columns the next ones begin. */
@@ -247,38 +254,51 @@ TILE void pack_super(const l2c_type type, float *panel, const l2c_matrix *w, siz
         pack_block(panel + c * L2C_LANES * L2C_LANES, L2C_LANES, values[c], L2C_LANES);
     }
     pack_block(panel + PANEL_VALUES, L2C_LANES, scales, L2C_LANES);
-    pack_block(panel + PANEL_VALUES + PANEL_SCALES, L2C_LANES, mins, L2C_LANES);
+    if (!is_signed(type)) {
+        pack_block(panel + PANEL_VALUES + PANEL_SCALES, L2C_LANES, mins, L2C_LANES);
+    }
 }
 
-/* sums [M][16 lanes][16 columns] += superblock s for M rows */
-TILE void panel_super(const bool with_sign, const size_t M, float *sums, const float *panel, const l2c_q8_rows *x,
-                      size_t row, size_t s) {
-    const int8_t *values = x->values + row * x->stride + s * SUPER;
-    const float *lanes = x->lanes + row * x->lane_stride + s * L2C_SUPER_LANES;
+/* sums [M][16 lanes][16 columns] += superblocks [s, end) for M rows: lane by lane, so that the sums of one stay in
+ * registers */
+TILE void panel_supers(const bool with_sign, const size_t M, float *sums, const float *panel, const l2c_s8_rows *x,
+                       size_t row, size_t s, size_t end) {
     for (size_t g = 0; g < L2C_LANES; g++) {
         const size_t lane = g % 4 * 4 + g / 4;
-        ivec products[PANEL_M];
-        UNROLL for (size_t i = 0; i < M; i++) {
-            products[i] = ivec_first(with_sign, lanes + i * x->lane_stride + 2 * L2C_LANES + lane);
-        }
-        UNROLL for (size_t t = 0; t < 4; t++) {
-            const bvec w = bvec_load((const int8_t *)(panel + (4 * g + t) * L2C_LANES));
+        const float *of_super = panel + s * PANEL_SUPER;
+        const int8_t *values = x->values + (s * x->rows + row) * SUPER + 16 * g;
+        const float *factors = x->lanes + (s * x->rows + row) * L2C_SUPER_LANES + lane;
+        vec sum[PANEL_M];
+        UNROLL for (size_t i = 0; i < M; i++) sum[i] = vec_load(sums + i * PANEL_SCALES + lane * L2C_LANES);
+        for (size_t left = end - s; left > 0; left--) {
+            ivec products[PANEL_M];
             UNROLL for (size_t i = 0; i < M; i++) {
-                const int8_t *four = values + i * x->stride + 16 * g + 4 * t;
-                products[i] = with_sign ? ivec_add_dot4(products[i], w, four) : ivec_add_dot4u(products[i], w, four);
+                products[i] = ivec_first(with_sign, factors + i * L2C_SUPER_LANES + 2 * L2C_LANES);
             }
-        }
-        const vec scales = vec_load(panel + PANEL_VALUES + lane * L2C_LANES);
-        const vec mins = vec_load(panel + PANEL_VALUES + PANEL_SCALES + lane * L2C_LANES);
-        UNROLL for (size_t i = 0; i < M; i++) {
-            const float *of_row = lanes + i * x->lane_stride + lane;
-            float *at = sums + i * PANEL_SCALES + lane * L2C_LANES;
-            vec sum = vec_fma(vec_of_ints(products[i]), vec_mul(scales, vec_set1(of_row[0])), vec_load(at));
+            UNROLL for (size_t t = 0; t < 4; t++) {
+                const bvec w = bvec_load((const int8_t *)(of_super + (4 * g + t) * L2C_LANES));
+                UNROLL for (size_t i = 0; i < M; i++) {
+                    const int8_t *four = values + i * SUPER + 4 * t;
+                    products[i] =
+                        with_sign ? ivec_add_dot4(products[i], w, four) : ivec_add_dot4u(products[i], w, four);
+                }
+            }
+            const vec scales = vec_load(of_super + PANEL_VALUES + lane * L2C_LANES);
+            UNROLL for (size_t i = 0; i < M; i++) {
+                const vec scale = vec_mul(scales, vec_set1(factors[i * L2C_SUPER_LANES]));
+                sum[i] = vec_fma(vec_of_ints(products[i]), scale, sum[i]);
+            }
             if (!with_sign) {
-                sum = vec_fma(mins, vec_set1(of_row[L2C_LANES]), sum);
+                const vec mins = vec_load(of_super + PANEL_VALUES + PANEL_SCALES + lane * L2C_LANES);
+                UNROLL for (size_t i = 0; i < M; i++) {
+                    sum[i] = vec_fma(mins, vec_set1(factors[i * L2C_SUPER_LANES + L2C_LANES]), sum[i]);
+                }
             }
-            vec_store(at, sum);
+            of_super += PANEL_SUPER;
+            values += x->rows * SUPER;
+            factors += x->rows * L2C_SUPER_LANES;
         }
+        UNROLL for (size_t i = 0; i < M; i++) vec_store(sums + i * PANEL_SCALES + lane * L2C_LANES, sum[i]);
     }
 }
 
@@ -303,11 +323,12 @@ static void panel_total(float *y, const float *sums, size_t n, bool add) {
 }
 
 TILE void panel_tile(const bool with_sign, const size_t M, float *y, size_t ldy, const float *panel,
-                     const l2c_q8_rows *x, size_t row, size_t n, size_t k, bool add) {
+                     const l2c_s8_rows *x, size_t row, size_t n, size_t k, bool add) {
     float sums[PANEL_M * PANEL_SCALES];
     memset(sums, 0, M * PANEL_SCALES * sizeof *sums);
-    for (size_t s = 0; s * SUPER < k; s++) {
-        panel_super(with_sign, M, sums, panel + s * PANEL_SUPER, x, row, s);
+    const size_t supers = (k + SUPER - 1) / SUPER;
+    for (size_t s = 0; s < supers; s += PANEL_SUPERS) {
+        panel_supers(with_sign, M, sums, panel, x, row, s, smaller(s + PANEL_SUPERS, supers));
     }
     for (size_t i = 0; i < M; i++) {
         panel_total(y + i * ldy, sums + i * PANEL_SCALES, n, add);
@@ -315,7 +336,7 @@ TILE void panel_tile(const bool with_sign, const size_t M, float *y, size_t ldy,
 }
 
 /* Rows of x in tiles; returns the first row that is left, of fewer than half a tile. */
-TILE size_t panel_tiles(const bool with_sign, float *y, size_t ldy, const float *panel, const l2c_q8_rows *x, size_t m,
+TILE size_t panel_tiles(const bool with_sign, float *y, size_t ldy, const float *panel, const l2c_s8_rows *x, size_t m,
                         size_t n, size_t k, bool add) {
     size_t i = 0;
     for (; i + PANEL_M <= m; i += PANEL_M) {
@@ -328,17 +349,17 @@ TILE size_t panel_tiles(const bool with_sign, float *y, size_t ldy, const float 
 }
 
 /* Once for all types of a kind: what differs is in the panel. */
-static size_t signed_panel(float *y, size_t ldy, const float *panel, const l2c_q8_rows *x, size_t m, size_t n, size_t k,
+static size_t signed_panel(float *y, size_t ldy, const float *panel, const l2c_s8_rows *x, size_t m, size_t n, size_t k,
                            bool add) {
     return panel_tiles(true, y, ldy, panel, x, m, n, k, add);
 }
 
-static size_t unsigned_panel(float *y, size_t ldy, const float *panel, const l2c_q8_rows *x, size_t m, size_t n,
+static size_t unsigned_panel(float *y, size_t ldy, const float *panel, const l2c_s8_rows *x, size_t m, size_t n,
                              size_t k, bool add) {
     return panel_tiles(false, y, ldy, panel, x, m, n, k, add);
 }
 
-TILE void quant_product(const l2c_type type, float *y, size_t ldy, const l2c_q8_rows *x, const l2c_matrix *w, size_t m,
+TILE void quant_product(const l2c_type type, float *y, size_t ldy, const l2c_s8_rows *x, const l2c_matrix *w, size_t m,
                         size_t n, bool add, float *panel) {
     size_t tiled = 0;
     for (size_t j = 0; j < n && m >= PANEL_ROWS; j += L2C_LANES) {
@@ -368,7 +389,7 @@ TILE void quant_product(const l2c_type type, float *y, size_t ldy, const l2c_q8_
     CASE(L2C_TYPE_IQ4_XS);                                                                                             \
     CASE(L2C_TYPE_TQ2_0);
 
-static void dot_quant(float *y, size_t ldy, const l2c_q8_rows *x, const l2c_matrix *w, size_t m, size_t n, bool add,
+static void dot_quant(float *y, size_t ldy, const l2c_s8_rows *x, const l2c_matrix *w, size_t m, size_t n, bool add,
                       float *panel) {
 #define CASE(type)                                                                                                     \
     case type: quant_product(type, y, ldy, x, w, m, n, add, panel); break
@@ -379,22 +400,36 @@ static void dot_quant(float *y, size_t ldy, const l2c_q8_rows *x, const l2c_matr
 #undef CASE
 }
 
-static void quantize_blocks(const l2c_q8_rows *q, size_t row, const float *x, size_t k) {
-    enum { GROUP = 32 };
-    quantize_q8(q, row, x, k, GROUP);
-    const size_t supers = (k + SUPER - 1) / SUPER, groups = k / GROUP;
-    const int32_t *bias = q->bias + row * q->stride / 4;
-    memset(q->values + row * q->stride + k, 0, supers * SUPER - k);
-    memset(q->bias + (row * q->stride + k) / 4, 0, (supers * SUPER - k) / 4 * sizeof *q->bias);
-    for (size_t s = 0; s < supers; s++) {
-        float *lanes = q->lanes + row * q->lane_stride + s * L2C_SUPER_LANES;
-        for (size_t g = 0; g < L2C_LANES; g++) {
-            const size_t group = (s * L2C_LANES + g) / 2, lane = g % 4 * 4 + g / 4;
-            const float scale = group < groups ? q->scales[row * q->scale_stride + group] : 0.0f;
-            const int32_t *four = bias + (s * L2C_LANES + g) * 4, all = four[0] + four[1] + four[2] + four[3];
-            lanes[lane] = scale;
-            lanes[L2C_LANES + lane] = scale * (float)(all / -128);
-            memcpy(lanes + 2 * L2C_LANES + lane, &all, sizeof all);
+/* A group so small that its scale may be subnormal is zero. */
+static void quantize_s8(const l2c_s8_rows *q, size_t row, const float *x, size_t k) {
+    for (size_t s = 0; s * SUPER < k; s++) {
+        const size_t length = smaller(SUPER, k - s * SUPER);
+        int8_t *values = q->values + (s * q->rows + row) * SUPER;
+        float *lanes = q->lanes + (s * q->rows + row) * L2C_SUPER_LANES, padded[SUPER];
+        const float *block = x + s * SUPER;
+        if (length < SUPER) {
+            memset(padded, 0, sizeof padded);
+            memcpy(padded, block, length * sizeof *padded);
+            block = padded;
+        }
+        for (size_t g = 0; g < L2C_LANES; g += 2) {
+            const vec low = vec_load(block + g * L2C_LANES), high = vec_load(block + (g + 1) * L2C_LANES);
+            const vec most = vec_max(vec_max(low, vec_sub(vec_zero(), low)), vec_max(high, vec_sub(vec_zero(), high)));
+            const float top = vec_hmax(most) / 127.0f, scale = top > 0x1p-100f ? top : 0.0f;
+            const vec divisor = vec_set1(scale > 0.0f ? scale : INFINITY);
+            vec_store_s8(values + g * L2C_LANES, vec_div(low, divisor));
+            vec_store_s8(values + (g + 1) * L2C_LANES, vec_div(high, divisor));
+            for (size_t half = g; half < g + 2; half++) {
+                const size_t lane = half % 4 * 4 + half / 4;
+                int32_t sum = 0;
+                for (size_t i = 0; i < L2C_LANES; i++) {
+                    sum += values[half * L2C_LANES + i];
+                }
+                lanes[lane] = scale;
+                lanes[L2C_LANES + lane] = scale * (float)sum;
+                sum *= -128;
+                memcpy(lanes + 2 * L2C_LANES + lane, &sum, sizeof sum);
+            }
         }
     }
 }

@@ -104,18 +104,6 @@ static bool is_float(const l2c_type_info *type) {
     return type->type == L2C_TYPE_F32 || type->type == L2C_TYPE_F16 || type->type == L2C_TYPE_BF16;
 }
 
-static l2c_q8_rows rows_from(const l2c_q8_rows *q, size_t row) {
-    return (l2c_q8_rows){
-        .values = q->values + row * q->stride,
-        .bias = q->bias + row * q->stride / 4,
-        .scales = q->scales + row * q->scale_stride,
-        .lanes = q->lanes + row * q->lane_stride,
-        .stride = q->stride,
-        .scale_stride = q->scale_stride,
-        .lane_stride = q->lane_stride,
-    };
-}
-
 void l2c_matmul(const l2c_team *team, const l2c_kernels *kernels, float *y, const l2c_rows *x, const l2c_tensor *w,
                 bool add, float *scratch) {
     const l2c_range columns = l2c_team_share(team, w->rows, L2C_LANES);
@@ -136,13 +124,12 @@ void l2c_matmul(const l2c_team *team, const l2c_kernels *kernels, float *y, cons
     if (x->prompt && kernels->gemm_tiles) {
         kernels->gemm_tiles(out, ldy, x->x, x->stride, &matrix, x->prompt, n, add, scratch);
     } else if (x->prompt && w->type->integer) {
-        kernels->gemm_quant(out, ldy, &x->q16, &matrix, x->prompt, n, add, scratch);
+        kernels->gemm_quant(out, ldy, &x->s16, &matrix, x->prompt, n, add, scratch);
     } else if (x->prompt) {
         kernels->gemm_f32(out, ldy, x->x, x->stride, &matrix, x->prompt, n, add, scratch);
     }
     if (x->generated && w->type->integer) {
-        const l2c_q8_rows rows = rows_from(&x->q8, x->prompt);
-        kernels->dot_quant(to, ldy, &rows, &matrix, x->generated, n, add, scratch);
+        kernels->dot_quant(to, ldy, &x->s8, &matrix, x->generated, n, add, scratch);
     } else if (x->generated && is_float(w->type)) {
         kernels->dot_f32(to, ldy, generated, x->stride, &matrix, x->generated, n, add);
     } else if (x->generated) {

@@ -30,8 +30,9 @@ l2c_range l2c_team_share(const l2c_team *team, size_t n, size_t unit);
 typedef struct l2c_rows {
     const float *x; /* [prompt + generated][stride] */
     size_t stride, prompt, generated;
-    l2c_q8_rows q8;   /* the same rows in int8, but prompt rows only for Q8_GROUP; used when the weights are integers */
-    l2c_q16_rows q16; /* the prompt rows in int16, for GGUF's integer types */
+    l2c_q8_rows q8;   /* the same rows in int8, for Q8_GROUP */
+    l2c_s8_rows s8;   /* the generated rows, for GGUF's integer types */
+    l2c_s16_rows s16; /* the prompt rows */
 } l2c_rows;
 
 /* y[row][n] (+)= x[row] @ w^T, shared by columns. scratch: this thread's: L2C_PANEL_FLOATS, w->cols,

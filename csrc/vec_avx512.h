@@ -11,11 +11,11 @@ enum {
     GEMM_V = 2,
     Q8_M = 4,
     Q8_N = 2,
-    QUANT_M = 2,
+    QUANT_M = 8,
     PANEL_M = 8,
     PROMPT_M = 8,
     PROMPT_M_BLOCKS = 6,
-    PANEL_ROWS = 8,
+    PANEL_ROWS = 12,
     ATT_H = 8,
     ATT_V = 2
 };

@@ -190,6 +190,7 @@ def generate(
     seed: int | Sequence[int] | None,
     stop: str | Sequence[str],
     ignore_eos: bool,
+    throughput: bool,
 ) -> Generation | list[Generation]:
     """Generate to the end: one prompt, or each of a list of them."""
     if isinstance(prompt, (list, tuple)) and all(hasattr(item, "__len__") for item in prompt):
@@ -202,6 +203,7 @@ def generate(
             seed=seed,
             stop=stop,
             ignore_eos=ignore_eos,
+            throughput=throughput,
         )
     if hasattr(seed, "__len__"):
         raise TypeError("a list of seeds for one prompt, expected an int or None")
@@ -229,6 +231,7 @@ def _generate_all(
     seed: int | Sequence[int] | None,
     stop: str | Sequence[str],
     ignore_eos: bool,
+    throughput: bool,
 ) -> list[Generation]:
     from llama2c.engine import Engine
 
@@ -238,7 +241,7 @@ def _generate_all(
     if not prompts:
         return []
     chunk = 256
-    with Engine(llm, max_rows=chunk + min(len(prompts), 64), chunk=chunk) as engine:
+    with Engine(llm, max_rows=chunk + min(len(prompts), 64), chunk=chunk, throughput=throughput) as engine:
         sequences = [
             engine.submit(
                 prompt,
@@ -309,6 +312,7 @@ def generate_once(
     seed: int | Sequence[int] | None = ...,
     stop: str | Sequence[str] = ...,
     ignore_eos: bool = ...,
+    throughput: bool = ...,
 ) -> list[Generation]: ...
 
 
@@ -323,6 +327,7 @@ def generate_once(
     seed: int | Sequence[int] | None = None,
     stop: str | Sequence[str] = (),
     ignore_eos: bool = False,
+    throughput: bool = False,
 ) -> Generation | list[Generation]:
     """Continue a prompt in one call; the last model stays loaded for the next.
 
@@ -337,6 +342,7 @@ def generate_once(
         list of prompts each gets this seed, or its own from a list of them.
     stop: text that ends the generation and is not part of it.
     ignore_eos: go on after BOS and EOS, which otherwise end the text.
+    throughput: of a list of prompts: let what each gives depend on the others, for speed; see Engine.
 
     Raises ContextError if the prompt does not fit, and what `load` raises.
     """
@@ -357,4 +363,5 @@ def generate_once(
         seed=seed,
         stop=stop,
         ignore_eos=ignore_eos,
+        throughput=throughput,
     )

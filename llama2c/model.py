@@ -190,6 +190,7 @@ class Llama:
         seed: int | Sequence[int] | None = ...,
         stop: str | Sequence[str] = ...,
         ignore_eos: bool = ...,
+        throughput: bool = ...,
     ) -> list[Generation]: ...
 
     def generate(
@@ -202,6 +203,7 @@ class Llama:
         seed: int | Sequence[int] | None = None,
         stop: str | Sequence[str] = (),
         ignore_eos: bool = False,
+        throughput: bool = False,
     ) -> Generation | list[Generation]:
         """Continue a prompt, or each of a list of prompts; see `llama2c.generate` for the options."""
         return generate(
@@ -213,6 +215,7 @@ class Llama:
             seed=seed,
             stop=stop,
             ignore_eos=ignore_eos,
+            throughput=throughput,
         )
 
     def stream(

@@ -561,3 +561,20 @@ def test_ten_thousand_sequences(tmp_path, rng):
     assert sum(reasons.values()) == 10_000 and set(reasons) == {"stop", "length", "cancelled", "error"}, reasons
     assert (pool.used, pool.shared) == (0, 0)
     assert not resident or resident[1] - resident[0] < 4 << 20, resident
+
+
+def test_throughput_is_another_product(paths):
+    """Sixteen generated rows by the products of prompts: near the text of the others, bit for bit that of a prompt."""
+    for name in ("F32", "Q8_0"):
+        llm = llama2c.load(paths[name], tokenizer=make_tokenizer(), threads=2)
+        rng = np.random.default_rng(5)
+        prompts = [ids_of(rng, 9) for _ in range(20)]
+        settings = {"temperature": 0.0, "max_tokens": 12, "ignore_eos": True, "seed": 1}
+        exact = llm.generate(prompts, **settings)
+        fast = llm.generate(prompts, throughput=True, **settings)
+        assert [r.tokens[:1] for r in fast] == [r.tokens[:1] for r in exact]  # of prompt rows in both
+        for result in fast:  # every generated row was a prompt row: greedy ids are those of the prompt's own logits
+            logits = llm.logits(result.prompt_tokens + result.tokens[:-1])
+            assert logits[len(result.prompt_tokens) - 1 :].argmax(axis=1).tolist() == result.tokens
+        few = llm.generate(prompts[:15], throughput=True, **settings)
+        assert all(same(a, b) for a, b in zip(few, exact, strict=False))

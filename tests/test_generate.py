@@ -231,7 +231,8 @@ try:
         session.rewind(0)
         steps += 1
 except KeyboardInterrupt:
-    assert session.position == 0, session.position
+    assert session.position in (0, 500), session.position  # none of the prompt, or all: it came with the last step
+    session.rewind(0)
     session.prefill([1, 2])
     print("interrupted")
 """

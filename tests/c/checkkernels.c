@@ -36,10 +36,11 @@ static float in_x[BIG], in_w[BIG], in_pages[BIG * 2], panel[L2C_PANEL_FLOATS + 1
 static uint8_t in_blocks[BIG * 4];
 static float quant_panel[3 * (L2C_SUPER * 4 + 512) + 16];
 static float scratch[L2C_ATT_QUERIES * (L2C_KV_CHUNK + 3 * 80 + 4) + 16];
+static float attention_parts[(ATT_LENGTH / L2C_KV_CHUNK + 1) * ATT_HEADS * (80 + 2)];
 static int8_t in_q[BIG], q_values[MAX_M * 768];
 static int32_t q_bias[MAX_M * 192];
-static int16_t q16_values[MAX_M * 3 * L2C_SUPER];
-static float q16_scales[MAX_M * 3], q16_sums[MAX_M * 3 * L2C_Q16_SUMS];
+static int16_t s16_values[MAX_M * 3 * L2C_SUPER];
+static float s16_scales[MAX_M * 3], s16_sums[MAX_M * 3 * L2C_S16_SUMS];
 static float q_scales[MAX_M * 256], q_lanes[MAX_M * 3 * L2C_SUPER_LANES];
 
 static float *aligned(float *p) {
@@ -80,56 +81,56 @@ static size_t turn; /* which type is next */
 
 static l2c_q8_rows q8_rows(const size_case *c) {
     const size_t stride = (c->k + 63) / 64 * 64;
-    return (l2c_q8_rows){q_values, q_bias, q_scales, NULL, stride, stride / c->group + 2, 0};
+    return (l2c_q8_rows){q_values, q_bias, q_scales, stride, stride / c->group + 2};
 }
 
-static l2c_q8_rows block_rows(const size_case *c) {
-    const size_t supers = (c->k + L2C_SUPER - 1) / L2C_SUPER, stride = supers * L2C_SUPER;
-    return (l2c_q8_rows){q_values, q_bias, q_scales, q_lanes, stride, stride / 32 + 1, supers * L2C_SUPER_LANES};
+static l2c_s8_rows byte_rows(const size_case *c) {
+    return (l2c_s8_rows){q_values, q_lanes, c->m};
 }
 
-static void run_quantize_blocks(const l2c_kernels *k, float *y, const size_case *c) {
-    const l2c_q8_rows q = block_rows(c);
-    const size_t width = c->k / 32 * 32;
+static void run_quantize_s8(const l2c_kernels *k, float *y, const size_case *c) {
+    const l2c_s8_rows q = byte_rows(c);
     for (size_t i = 0; i < c->m; i++) {
-        k->quantize_blocks(&q, i, in_x + c->offset + i * c->k, width);
-        for (size_t j = 0; j < c->n && j < q.lane_stride && width > 0; j++) {
-            y[i * c->n + j] = q_lanes[i * q.lane_stride + j] + (float)q_values[i * q.stride + j];
+        k->quantize_s8(&q, i, in_x + c->offset + i * c->k, c->k / 32 * 32);
+    }
+    for (size_t i = 0; i < c->m && c->k >= 32; i++) {
+        for (size_t j = 0; j < c->n; j++) {
+            y[i * c->n + j] = (float)q_values[i * L2C_SUPER + j] + q_lanes[i * L2C_SUPER_LANES + j % L2C_SUPER_LANES];
         }
     }
 }
 
 static void run_dot_quant(const l2c_kernels *k, float *y, const size_case *c) {
     const l2c_matrix w = block_matrix(l2c_type_of(integer_types[turn % INTEGER_TYPES]), c);
-    const l2c_q8_rows q = block_rows(c);
+    const l2c_s8_rows q = byte_rows(c);
     for (size_t i = 0; i < c->m; i++) {
-        l2c_kernels_scalar.quantize_blocks(&q, i, in_x + c->offset + i * c->k, w.k);
+        l2c_kernels_scalar.quantize_s8(&q, i, in_x + c->offset + i * c->k, w.k);
     }
     k->dot_quant(y, c->n, &q, &w, c->m, c->n, c->add, aligned(quant_panel));
 }
 
-static l2c_q16_rows word_rows(const size_case *c) {
-    return (l2c_q16_rows){q16_values, q16_scales, q16_sums, c->m};
+static l2c_s16_rows word_rows(const size_case *c) {
+    return (l2c_s16_rows){s16_values, s16_scales, s16_sums, c->m};
 }
 
-static void run_quantize_q16(const l2c_kernels *k, float *y, const size_case *c) {
-    const l2c_q16_rows q = word_rows(c);
+static void run_quantize_s16(const l2c_kernels *k, float *y, const size_case *c) {
+    const l2c_s16_rows q = word_rows(c);
     for (size_t i = 0; i < c->m; i++) {
-        k->quantize_q16(&q, i, in_x + c->offset + i * c->k, c->k / 32 * 32);
+        k->quantize_s16(&q, i, in_x + c->offset + i * c->k, c->k / 32 * 32);
     }
     for (size_t i = 0; i < c->m && c->k >= 32; i++) {
         for (size_t j = 0; j < c->n; j++) {
             y[i * c->n + j] =
-                (float)q16_values[i * L2C_SUPER + j] + q16_sums[i * L2C_Q16_SUMS + j % L2C_Q16_SUMS] + q16_scales[i];
+                (float)s16_values[i * L2C_SUPER + j] + s16_sums[i * L2C_S16_SUMS + j % L2C_S16_SUMS] + s16_scales[i];
         }
     }
 }
 
 static void run_gemm_quant(const l2c_kernels *k, float *y, const size_case *c) {
     const l2c_matrix w = block_matrix(l2c_type_of(integer_types[turn % INTEGER_TYPES]), c);
-    const l2c_q16_rows q = word_rows(c);
+    const l2c_s16_rows q = word_rows(c);
     for (size_t i = 0; i < c->m; i++) {
-        l2c_kernels_scalar.quantize_q16(&q, i, in_x + c->offset + i * c->k, w.k);
+        l2c_kernels_scalar.quantize_s16(&q, i, in_x + c->offset + i * c->k, w.k);
     }
     k->gemm_quant(y, c->n, &q, &w, c->m, c->n, c->add, aligned(panel));
 }
@@ -229,7 +230,16 @@ static void run_attend(const l2c_kernels *k, float *y, const size_case *c) {
         .scale = 0.3f,
         .scratch = aligned(scratch),
     };
-    k->attend(&a);
+    if (rows > 1 || turn % 2) {
+        k->attend(&a);
+        return;
+    }
+    const l2c_chunks chunks = l2c_attention_chunks(length, a.window);
+    const size_t floats = l2c_attention_part(heads, stride);
+    for (size_t chunk = chunks.to; chunk-- > chunks.from;) { /* in any order */
+        k->attend_part(&a, chunk, attention_parts + (chunk - chunks.from) * floats);
+    }
+    k->attend_join(&a, attention_parts);
 }
 
 typedef void run_kernel(const l2c_kernels *kernels, float *y, const size_case *size);
@@ -243,9 +253,9 @@ static const struct {
     {"rmsnorm", run_rmsnorm},         {"rope", run_rope},
     {"swiglu", run_swiglu},           {"softmax", run_softmax},
     {"argmax", run_argmax},           {"attend", run_attend},
-    {"dot_quant", run_dot_quant},     {"quantize_blocks", run_quantize_blocks},
+    {"dot_quant", run_dot_quant},     {"quantize_s8", run_quantize_s8},
     {"gemm_blocks", run_gemm_blocks}, {"dot_halves", run_dot_halves},
-    {"gemm_quant", run_gemm_quant},   {"quantize_q16", run_quantize_q16},
+    {"gemm_quant", run_gemm_quant},   {"quantize_s16", run_quantize_s16},
 };
 
 enum { CHECKS = sizeof checks / sizeof *checks };
