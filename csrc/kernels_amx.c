@@ -87,15 +87,22 @@ TILE vec load_some(const l2c_type type, const uint8_t *p, size_t at, size_t n) {
 }
 
 /* x of one block: rows [0, m), k [0, depth); zeros past both, but sixteen rows without any are left as they are */
-static void pack_rows(uint16_t *to, const float *x, size_t ldx, size_t m, size_t depth, size_t terms) {
+TILE void pack_rows_of(const size_t terms, uint16_t *to, const float *x, size_t ldx, size_t m, size_t depth) {
     float plain[2][TILE_SUMS]; /* [16 rows][16 pairs of bf16], which move as floats */
     for (size_t i = 0; i < m; i += L2C_LANES) {
         for (size_t p = 0; p < depth; p += TILE_K) {
+            const bool whole = i + L2C_LANES <= m && p + TILE_K <= depth;
             for (size_t lane = 0; lane < L2C_LANES; lane++) {
-                const size_t n = i + lane < m ? depth : 0;
-                const uint8_t *row = (const uint8_t *)(x + (i + lane < m ? (i + lane) * ldx : 0));
-                store_terms((uint16_t *)(plain[0] + lane * L2C_LANES), load_some(L2C_TYPE_F32, row, p, n),
-                            load_some(L2C_TYPE_F32, row, p + L2C_LANES, n), terms, TILE_U16);
+                uint16_t *out = (uint16_t *)(plain[0] + lane * L2C_LANES);
+                if (whole) {
+                    const float *from = x + (i + lane) * ldx + p;
+                    store_terms(out, vec_load(from), vec_load(from + L2C_LANES), terms, TILE_U16);
+                } else {
+                    const size_t n = i + lane < m ? depth : 0;
+                    const uint8_t *row = (const uint8_t *)(x + (n ? (i + lane) * ldx : 0));
+                    store_terms(out, load_some(L2C_TYPE_F32, row, p, n), load_some(L2C_TYPE_F32, row, p + L2C_LANES, n),
+                                terms, TILE_U16);
+                }
             }
             for (size_t term = 0; term < terms; term++) {
                 uint16_t *tile = to + term * TERM_U16 + p / TILE_K * STEP_U16 + i / L2C_LANES * TILE_U16;
@@ -105,15 +112,32 @@ static void pack_rows(uint16_t *to, const float *x, size_t ldx, size_t m, size_t
     }
 }
 
+static void pack_rows(uint16_t *to, const float *x, size_t ldx, size_t m, size_t depth, size_t terms) {
+    if (terms > 1) {
+        pack_rows_of(2, to, x, ldx, m, depth);
+    } else {
+        pack_rows_of(1, to, x, ldx, m, depth);
+    }
+}
+
 /* ---- Weights to bf16 ---- */
 
 /* A column is a row of tiles: its values by TILE_K, STEP_U16 apart. */
 
 /* n values of a float type, zeros up to a multiple of TILE_K */
 TILE void floats_to_bf16(const l2c_type type, uint16_t *out, const uint8_t *w, size_t n, size_t terms) {
-    for (size_t p = 0; p < n; p += TILE_K) {
-        store_terms(out + p / TILE_K * STEP_U16, load_some(type, w, p, n), load_some(type, w, p + L2C_LANES, n), terms,
-                    TERM_U16);
+    const size_t bytes = type == L2C_TYPE_F32 ? 4 : 2;
+    size_t p = 0;
+    for (; p + TILE_K <= n; p += TILE_K, out += STEP_U16) {
+        const uint8_t *from = w + p * bytes;
+        if (type == L2C_TYPE_BF16) { /* as they are: the tiles themselves take subnormals for zeros */
+            bvec_store(out, bvec_load((const int8_t *)from));
+        } else {
+            store_terms(out, load_weights(type, from), load_weights(type, from + L2C_LANES * bytes), terms, TERM_U16);
+        }
+    }
+    if (p < n) {
+        store_terms(out, load_some(type, w, p, n), load_some(type, w, p + L2C_LANES, n), terms, TERM_U16);
     }
 }
 
