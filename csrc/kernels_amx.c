@@ -1,9 +1,10 @@
 /* kernels_amx.c: AVX-512 VNNI, and prompt rows of any type by AMX's tiles of bf16.
  *
- *   weights --unpacked, rounded--> B [k/2][16 columns][2] --\
- *                                                            tdpbf16ps --> sums [16 rows][16 columns] --> y
- *   x       --rounded-----------> A [16 rows][32 k] --------/
+ *   weights --unpacked, rounded----> A [16 columns][32 k] ----------\
+ *                                                                    tdpbf16ps --> sums [16 columns][16 rows] --> y
+ *   x       --rounded, transposed--> B [16 pairs of k][16 rows][2] --/
  *
+ * Weights are A as it takes them as they lie: few rows go over many columns, so what is transposed is x, and the sums.
  * A sum is one chain over k in f32. A tile's rows know nothing of one another, so that a row of y depends neither on the
  * rows beside it nor on their number. bf16 holds 8 of an f32's 24 bits and of an f16's 11, so that these weights are taken
  * in two terms, w = w0 + w1, and with F32 weights x too: x w = x0 w1 + x1 w0 + x0 w0, off by at most 3 2^-16 of itself. A
@@ -28,17 +29,17 @@ enum {
     TILE_BYTES = 64, /* of a row of any */
     BLOCK = 32,      /* rows and columns of a block: two by two tiles of sums, with two of A and two of B all eight */
     BLOCK_SUMS = 4 * TILE_SUMS,
-    STEP_U16 = 2 * TILE_U16,                    /* A or B of a block for TILE_K */
+    STEP_U16 = 2 * TILE_U16,                    /* w or x of a block for TILE_K */
     TERM_U16 = L2C_PANEL_K / TILE_K * STEP_U16, /* the same for L2C_PANEL_K */
 };
 
 _Static_assert(L2C_TILE_ROWS % BLOCK == 0 && L2C_TILE_COLUMNS % BLOCK == 0, "whole blocks");
 
-/* Scratch: the sums of a pass stay in the second-level cache, one block's B in the first. */
+/* Scratch: the sums of a pass stay in the second-level cache, one block's weights in the first. */
 typedef struct tiles {
-    uint16_t *a; /* [blocks of rows][x_terms][L2C_PANEL_K / TILE_K][2][16 rows][32 k] */
-    uint16_t *b; /* [w_terms][L2C_PANEL_K / TILE_K][2][16 pairs of k][16 columns][2] */
-    float *sums; /* [blocks of columns][blocks of rows][2][2][16][16] */
+    uint16_t *x; /* [blocks of rows][x_terms][L2C_PANEL_K / TILE_K][2][16 pairs of k][16 rows][2] */
+    uint16_t *w; /* [w_terms][L2C_PANEL_K / TILE_K][2][16 columns][32 k] */
+    float *sums; /* [blocks of columns][blocks of rows][2][2][16 columns][16 rows] */
     size_t x_terms, w_terms;
 } tiles;
 
@@ -85,25 +86,58 @@ TILE vec load_some(const l2c_type type, const uint8_t *p, size_t at, size_t n) {
                                : vec_zero();
 }
 
-/* A of one block: rows [0, m) of x, k [0, depth); zeros past both */
-static void pack_rows(uint16_t *a, const float *x, size_t ldx, size_t m, size_t depth, size_t terms) {
-    for (size_t i = 0; i < BLOCK; i++) {
-        const size_t n = i < m ? depth : 0;
-        const uint8_t *row = (const uint8_t *)(x + (i < m ? i * ldx : 0));
+/* x of one block: rows [0, m), k [0, depth); zeros past both, but sixteen rows without any are left as they are */
+TILE void pack_rows_of(const size_t terms, uint16_t *to, const float *x, size_t ldx, size_t m, size_t depth) {
+    float plain[2][TILE_SUMS]; /* [16 rows][16 pairs of bf16], which move as floats */
+    for (size_t i = 0; i < m; i += L2C_LANES) {
         for (size_t p = 0; p < depth; p += TILE_K) {
-            uint16_t *out = a + p / TILE_K * STEP_U16 + i / L2C_LANES * TILE_U16 + i % L2C_LANES * TILE_K;
-            store_terms(out, load_some(L2C_TYPE_F32, row, p, n), load_some(L2C_TYPE_F32, row, p + L2C_LANES, n), terms,
-                        TERM_U16);
+            const bool whole = i + L2C_LANES <= m && p + TILE_K <= depth;
+            for (size_t lane = 0; lane < L2C_LANES; lane++) {
+                uint16_t *out = (uint16_t *)(plain[0] + lane * L2C_LANES);
+                if (whole) {
+                    const float *from = x + (i + lane) * ldx + p;
+                    store_terms(out, vec_load(from), vec_load(from + L2C_LANES), terms, TILE_U16);
+                } else {
+                    const size_t n = i + lane < m ? depth : 0;
+                    const uint8_t *row = (const uint8_t *)(x + (n ? (i + lane) * ldx : 0));
+                    store_terms(out, load_some(L2C_TYPE_F32, row, p, n), load_some(L2C_TYPE_F32, row, p + L2C_LANES, n),
+                                terms, TILE_U16);
+                }
+            }
+            for (size_t term = 0; term < terms; term++) {
+                uint16_t *tile = to + term * TERM_U16 + p / TILE_K * STEP_U16 + i / L2C_LANES * TILE_U16;
+                pack_block((float *)tile, L2C_LANES, plain[term], L2C_LANES);
+            }
         }
+    }
+}
+
+static void pack_rows(uint16_t *to, const float *x, size_t ldx, size_t m, size_t depth, size_t terms) {
+    if (terms > 1) {
+        pack_rows_of(2, to, x, ldx, m, depth);
+    } else {
+        pack_rows_of(1, to, x, ldx, m, depth);
     }
 }
 
 /* ---- Weights to bf16 ---- */
 
+/* A column is a row of tiles: its values by TILE_K, STEP_U16 apart. */
+
 /* n values of a float type, zeros up to a multiple of TILE_K */
-TILE void floats_to_bf16(const l2c_type type, uint16_t *out, const uint8_t *w, size_t n, size_t terms, size_t after) {
-    for (size_t p = 0; p < n; p += TILE_K) {
-        store_terms(out + p, load_some(type, w, p, n), load_some(type, w, p + L2C_LANES, n), terms, after);
+TILE void floats_to_bf16(const l2c_type type, uint16_t *out, const uint8_t *w, size_t n, size_t terms) {
+    const size_t bytes = type == L2C_TYPE_F32 ? 4 : 2;
+    size_t p = 0;
+    for (; p + TILE_K <= n; p += TILE_K, out += STEP_U16) {
+        const uint8_t *from = w + p * bytes;
+        if (type == L2C_TYPE_BF16) { /* as they are: the tiles themselves take subnormals for zeros */
+            bvec_store(out, bvec_load((const int8_t *)from));
+        } else {
+            store_terms(out, load_weights(type, from), load_weights(type, from + L2C_LANES * bytes), terms, TERM_U16);
+        }
+    }
+    if (p < n) {
+        store_terms(out, load_some(type, w, p, n), load_some(type, w, p + L2C_LANES, n), terms, TERM_U16);
     }
 }
 
@@ -112,7 +146,7 @@ TILE vec sixteen_values(const int8_t *values, float scale, float min) {
     return vec_fma(w, vec_set1(scale), vec_set1(min));
 }
 
-/* out[0 .. 256) = scale value + min: superblock s of a row (kernels_quant.h) */
+/* 256 values, scale value + min: superblock s of a row (kernels_quant.h) */
 TILE void super_to_bf16(const l2c_type type, uint16_t *out, const uint8_t *row, size_t s, size_t k) {
     uint8_t last[8 * 34];
     int8_t values[L2C_Q8_CHUNK];
@@ -125,7 +159,7 @@ TILE void super_to_bf16(const l2c_type type, uint16_t *out, const uint8_t *row, 
         bvec_store(values, super_values(type, p, c));
         UNROLL for (int q = 0; q < 4; q += 2) {
             const int lane = 4 * q + c, next = lane + 4;
-            store_bf16(out + c * L2C_Q8_CHUNK + q * L2C_LANES,
+            store_bf16(out + (2 * c + q / 2) * STEP_U16,
                        sixteen_values(values + q * L2C_LANES, scales[lane], mins[lane]),
                        sixteen_values(values + (q + 1) * L2C_LANES, scales[next], mins[next]));
         }
@@ -134,51 +168,42 @@ TILE void super_to_bf16(const l2c_type type, uint16_t *out, const uint8_t *row, 
 
 /* k [p, p + depth) of one column, which begins with byte `at` of its row, zeros up to a multiple of TILE_K */
 TILE void column_to_bf16(const l2c_type type, uint16_t *out, const l2c_matrix *w, const uint8_t *row, size_t at,
-                         size_t p, size_t depth, size_t terms, size_t after) {
+                         size_t p, size_t depth) {
     const uint8_t *from = row + at;
     if (type == L2C_TYPE_F32 || type == L2C_TYPE_F16 || type == L2C_TYPE_BF16) {
-        floats_to_bf16(type, out, from, depth, terms, after);
+        floats_to_bf16(type, out, from, depth, w_terms(type));
     } else if (type == L2C_TYPE_IQ3_S) { /* and TQ1_0: they have no vectors of integers */
         float plain[L2C_PANEL_K];
         w->type->dequantize(plain, from, depth / w->type->values);
-        floats_to_bf16(L2C_TYPE_F32, out, (const uint8_t *)plain, depth, 1, 0);
+        floats_to_bf16(L2C_TYPE_F32, out, (const uint8_t *)plain, depth, 1);
     } else {
         super_to_bf16(type, out, row, p / SUPER, w->k);
     }
 }
 
-/* B of one block: columns [0, n), k [p, p + depth); zeros past both */
-TILE void pack_columns_of(const l2c_type type, uint16_t *b, const l2c_matrix *w, size_t n, size_t p, size_t depth) {
-    enum { ROW = L2C_PANEL_K / 2 }; /* pairs of bf16 move as floats */
-    const size_t terms = w_terms(type), values = w->type->values;
-    const size_t at = p / values * w->type->bytes, bytes = depth / values * w->type->bytes;
-    float plain[2][L2C_LANES][ROW];
-    for (size_t j = 0; j < BLOCK; j += L2C_LANES) {
-        for (size_t lane = 0; lane < L2C_LANES; lane++) {
-            if (j + lane < n) {
-                const uint8_t *row = w->data + (j + lane) * w->row_bytes;
-                /* the next block's column: so many streams are more than the hardware follows */
-                for (size_t ahead = 0; ahead < bytes; ahead += 64) {
-                    PREFETCH((const char *)row + BLOCK * w->row_bytes + at + ahead);
-                }
-                column_to_bf16(type, (uint16_t *)plain[0][lane], w, row, at, p, depth, terms, 2 * L2C_LANES * ROW);
-            } else {
-                memset(plain[0][lane], 0, sizeof plain[0][lane]);
-                memset(plain[1][lane], 0, sizeof plain[1][lane]);
+/* w of one block: columns [0, n), k [p, p + depth); zeros past both */
+TILE void pack_columns_of(const l2c_type type, uint16_t *to, const l2c_matrix *w, size_t n, size_t p, size_t depth) {
+    const size_t values = w->type->values, at = p / values * w->type->bytes, bytes = depth / values * w->type->bytes;
+    for (size_t j = 0; j < BLOCK; j++) {
+        uint16_t *out = to + j * TILE_K; /* the two tiles of a step lie one after the other */
+        if (j < n) {
+            const uint8_t *row = w->data + j * w->row_bytes;
+            /* the next block's column: so many streams are more than the hardware follows */
+            for (size_t ahead = 0; ahead < bytes; ahead += 64) {
+                PREFETCH((const char *)row + BLOCK * w->row_bytes + at + ahead);
             }
-        }
-        for (size_t term = 0; term < terms; term++) {
-            for (size_t step = 0; step * TILE_K < depth; step++) {
-                uint16_t *tile = b + term * TERM_U16 + step * STEP_U16 + j / L2C_LANES * TILE_U16;
-                pack_block((float *)tile, L2C_LANES, &plain[term][0][step * L2C_LANES], ROW);
+            column_to_bf16(type, out, w, row, at, p, depth);
+        } else {
+            for (size_t step = 0; step < L2C_PANEL_K / TILE_K; step++) {
+                store_terms(out + step * STEP_U16, vec_zero(), vec_zero(), w_terms(type), TERM_U16);
             }
         }
     }
 }
 
-static void pack_columns(uint16_t *b, const l2c_matrix *w, size_t n, size_t p, size_t depth) {
+static void pack_columns(uint16_t *to, const l2c_matrix *w, size_t n, size_t p, size_t depth) {
 #define CASE(type)                                                                                                     \
-    case type: pack_columns_of(type, b, w, n, p, depth); break
+    case type: pack_columns_of(type, to, w, n, p, depth); break
     switch (w->type->type) {
         CASE(L2C_TYPE_F32);
         CASE(L2C_TYPE_F16);
@@ -196,12 +221,12 @@ static void pack_columns(uint16_t *b, const l2c_matrix *w, size_t n, size_t p, s
         CASE(L2C_TYPE_IQ4_NL);
         CASE(L2C_TYPE_IQ4_XS);
         CASE(L2C_TYPE_TQ2_0);
-    default: pack_columns_of(L2C_TYPE_IQ3_S, b, w, n, p, depth);
+    default: pack_columns_of(L2C_TYPE_IQ3_S, to, w, n, p, depth);
     }
 #undef CASE
 }
 
-/* ---- Products of tiles: 0 to 3 are the sums, 4 and 5 rows of A, 6 and 7 columns of B ---- */
+/* ---- Products of tiles: 0 to 3 are the sums, 4 and 5 columns of w, 6 and 7 rows of x ---- */
 
 TILE void load_sums(const float *sums) {
     _tile_loadd(0, sums, TILE_BYTES);
@@ -224,23 +249,23 @@ TILE void store_sums(float *sums) {
     _tile_stored(3, sums + 3 * TILE_SUMS, TILE_BYTES);
 }
 
-/* sums[i][j] += sum_k a[i][k] b[k][j] over so many steps of TILE_K; not tall: the lower sixteen rows are not there */
-TILE void multiply(const bool tall, const uint16_t *a, const uint16_t *b, size_t steps) {
-    for (size_t s = 0; s < steps; s++, a += STEP_U16, b += STEP_U16) {
-        _tile_loadd(6, b, TILE_BYTES);
-        _tile_loadd(4, a, TILE_BYTES);
+/* sums[j][i] += sum_k w[j][k] x[k][i] over so many steps of TILE_K; not wide: the second sixteen rows are not there */
+TILE void multiply(const bool wide, const uint16_t *w, const uint16_t *x, size_t steps) {
+    for (size_t s = 0; s < steps; s++, w += STEP_U16, x += STEP_U16) {
+        _tile_loadd(4, w, TILE_BYTES);
+        _tile_loadd(6, x, TILE_BYTES);
         _tile_dpbf16ps(0, 4, 6);
-        _tile_loadd(7, b + TILE_U16, TILE_BYTES);
-        _tile_dpbf16ps(1, 4, 7);
-        if (tall) {
-            _tile_loadd(5, a + TILE_U16, TILE_BYTES);
-            _tile_dpbf16ps(2, 5, 6);
+        _tile_loadd(5, w + TILE_U16, TILE_BYTES);
+        _tile_dpbf16ps(2, 5, 6);
+        if (wide) {
+            _tile_loadd(7, x + TILE_U16, TILE_BYTES);
+            _tile_dpbf16ps(1, 4, 7);
             _tile_dpbf16ps(3, 5, 7);
         }
     }
 }
 
-TILE void block_product(const bool tall, float *sums, const tiles *t, const uint16_t *a, size_t steps, bool first) {
+TILE void block_product(const bool wide, float *sums, const tiles *t, const uint16_t *x, size_t steps, bool first) {
     STORED();
     if (first) {
         zero_sums();
@@ -248,24 +273,27 @@ TILE void block_product(const bool tall, float *sums, const tiles *t, const uint
         load_sums(sums);
     }
     if (t->w_terms > 1) {
-        multiply(tall, a, t->b + TERM_U16, steps);
+        multiply(wide, t->w + TERM_U16, x, steps);
     }
     if (t->x_terms > 1) {
-        multiply(tall, a + TERM_U16, t->b, steps);
+        multiply(wide, t->w, x + TERM_U16, steps);
     }
-    multiply(tall, a, t->b, steps);
+    multiply(wide, t->w, x, steps);
     store_sums(sums);
 }
 
 /* y[m][n] (+)= the sums of one block */
 static void add_block(float *y, size_t ldy, const float *sums, size_t m, size_t n, bool add) {
-    for (size_t i = 0; i < m; i++) {
+    float rows[TILE_SUMS];
+    for (size_t i = 0; i < m; i += L2C_LANES) {
         for (size_t j = 0; j < n; j += L2C_LANES) {
-            const vec sum =
-                vec_load(sums + (i / L2C_LANES * 2 + j / L2C_LANES) * TILE_SUMS + i % L2C_LANES * L2C_LANES);
-            const size_t left = smaller(L2C_LANES, n - j);
-            float *out = y + i * ldy + j;
-            vec_store_n(out, add ? vec_add(vec_load_n(out, left), sum) : sum, left);
+            const size_t height = smaller(L2C_LANES, m - i), width = smaller(L2C_LANES, n - j);
+            pack_block(rows, L2C_LANES, sums + (j / L2C_LANES * 2 + i / L2C_LANES) * TILE_SUMS, L2C_LANES);
+            for (size_t r = 0; r < height; r++) {
+                const vec sum = vec_load(rows + r * L2C_LANES);
+                float *out = y + (i + r) * ldy + j;
+                vec_store_n(out, add ? vec_add(vec_load_n(out, width), sum) : sum, width);
+            }
         }
     }
 }
@@ -277,19 +305,19 @@ static void pass(const tiles *t, float *y, size_t ldy, const float *x, size_t ld
     for (size_t p = 0; p < w->k; p += L2C_PANEL_K) {
         const size_t depth = smaller(L2C_PANEL_K, w->k - p), steps = (depth + TILE_K - 1) / TILE_K;
         for (size_t i = 0; i < m; i += BLOCK) {
-            pack_rows(t->a + i / BLOCK * t->x_terms * TERM_U16, x + i * ldx + p, ldx, smaller(BLOCK, m - i), depth,
+            pack_rows(t->x + i / BLOCK * t->x_terms * TERM_U16, x + i * ldx + p, ldx, smaller(BLOCK, m - i), depth,
                       t->x_terms);
         }
         for (size_t j = 0; j < n; j += BLOCK) {
             const l2c_matrix columns = {w->data + j * w->row_bytes, w->row_bytes, w->k, w->type};
-            pack_columns(t->b, &columns, smaller(BLOCK, n - j), p, depth);
+            pack_columns(t->w, &columns, smaller(BLOCK, n - j), p, depth);
             for (size_t i = 0; i < m; i += BLOCK) {
-                const uint16_t *a = t->a + i / BLOCK * t->x_terms * TERM_U16;
+                const uint16_t *rows = t->x + i / BLOCK * t->x_terms * TERM_U16;
                 float *sums = t->sums + (j / BLOCK * height + i / BLOCK) * BLOCK_SUMS;
                 if (m - i > L2C_LANES) {
-                    block_product(true, sums, t, a, steps, p == 0);
+                    block_product(true, sums, t, rows, steps, p == 0);
                 } else {
-                    block_product(false, sums, t, a, steps, p == 0);
+                    block_product(false, sums, t, rows, steps, p == 0);
                 }
             }
         }
@@ -304,11 +332,11 @@ static void pass(const tiles *t, float *y, size_t ldy, const float *x, size_t ld
 
 static void gemm_tiles(float *y, size_t ldy, const float *x, size_t ldx, const l2c_matrix *w, size_t m, size_t n,
                        bool add, float *panel) {
-    tiles t = {.b = (uint16_t *)panel, .w_terms = w_terms(w->type->type)};
+    tiles t = {.w = (uint16_t *)panel, .w_terms = w_terms(w->type->type)};
     t.x_terms = w->type->type == L2C_TYPE_F32 ? 2 : 1;
     const size_t most = L2C_TILE_ROWS / t.x_terms, height = (smaller(m, most) + BLOCK - 1) / BLOCK;
-    t.a = t.b + t.w_terms * TERM_U16;
-    t.sums = (float *)(t.a + height * t.x_terms * TERM_U16);
+    t.x = t.w + t.w_terms * TERM_U16;
+    t.sums = (float *)(t.x + height * t.x_terms * TERM_U16);
     _tile_loadconfig(&eight_tiles);
     for (size_t i = 0; i < m; i += most) {
         for (size_t j = 0; j < n; j += L2C_TILE_COLUMNS) {

@@ -127,7 +127,8 @@ def replay(
 
     record: a Record or the path of one.
     model, tokenizer: where the files are now; None: where they were. Their hashes must be those of the record.
-    isa: instruction-set level; None: the record's where this machine has it, else the best. All give the same bits.
+    isa: instruction-set level; None: the record's where this machine has it, else the best. All give the same bits, but
+        for "amx", which computes the rows of prompts from bf16: from or to it another token may be chosen.
     threads: see `load`; the record's number does not count, as the text does not depend on it.
     cache: see `load`; for a record with weights that were quantised on loading.
 
