@@ -131,10 +131,10 @@ static inline size_t l2c_quant_panel(size_t k) {
 }
 
 /* Floats that a product by tiles needs for up to so many rows: bf16 of 32 columns in two terms, bf16 of the rows for
- * L2C_PANEL_K (those of F32 weights in two terms, at most half as many at a time), and the sums. */
+ * L2C_PANEL_K, and the sums. */
 static inline size_t l2c_tile_floats(size_t rows) {
-    const size_t blocks = (rows < L2C_TILE_ROWS ? rows + 31 : L2C_TILE_ROWS) / 32, most = L2C_TILE_ROWS / 32;
-    return (2 + (2 * blocks < most ? 2 * blocks : most)) * (32 * L2C_PANEL_K / 2) + blocks * 32 * L2C_TILE_COLUMNS;
+    const size_t blocks = (rows < L2C_TILE_ROWS ? rows + 31 : L2C_TILE_ROWS) / 32;
+    return (2 + blocks) * (32 * L2C_PANEL_K / 2) + blocks * 32 * L2C_TILE_COLUMNS;
 }
 
 typedef struct l2c_kernels {
@@ -148,7 +148,7 @@ typedef struct l2c_kernels {
      * chains added in order. panel: L2C_PANEL_FLOATS of scratch, 64-byte aligned. */
     void (*gemm_f32)(float *y, size_t ldy, const float *x, size_t ldx, const l2c_matrix *w, size_t m, size_t n,
                      bool add, float *panel);
-    /* NULL, or the level's own product for prompt rows, w of any type but Q8_GROUP, in place of gemm_f32 and dot_quant.
+    /* NULL, or the level's own product for prompt rows, w of any type but F32 and Q8_GROUP, in place of the others.
      * panel: l2c_tile_floats(m) of scratch, 64-byte aligned. */
     void (*gemm_tiles)(float *y, size_t ldy, const float *x, size_t ldx, const l2c_matrix *w, size_t m, size_t n,
                        bool add, float *panel);

@@ -1,4 +1,4 @@
-/* kernels_amx.c: AVX-512 VNNI, and prompt rows of any type by AMX's tiles of bf16.
+/* kernels_amx.c: AVX-512 VNNI, and prompt rows of any type but F32 by AMX's tiles of bf16.
  *
  *   weights --unpacked, rounded----> A [16 columns][32 k] ----------\
  *                                                                    tdpbf16ps --> sums [16 columns][16 rows] --> y
@@ -6,9 +6,8 @@
  *
  * Weights are A as it takes them as they lie: few rows go over many columns, so what is transposed is x, and the sums.
  * A sum is one chain over k in f32. A tile's rows know nothing of one another, so that a row of y depends neither on the
- * rows beside it nor on their number. bf16 holds 8 of an f32's 24 bits and of an f16's 11, so that these weights are taken
- * in two terms, w = w0 + w1, and with F32 weights x too: x w = x0 w1 + x1 w0 + x0 w0, off by at most 3 2^-16 of itself. A
- * product of one term each is off by at most 2^-7. */
+ * rows beside it nor on their number. bf16 holds 8 of an f16's 11 bits, so that these weights are taken in two terms,
+ * w = w0 + w1. F32 would need three of each, or lose a thousandfold against gemm_f32. */
 #include "vec_avx512vnni.h"
 
 #include "kernels.h"
@@ -37,10 +36,10 @@ _Static_assert(L2C_TILE_ROWS % BLOCK == 0 && L2C_TILE_COLUMNS % BLOCK == 0, "who
 
 /* Scratch: the sums of a pass stay in the second-level cache, one block's weights in the first. */
 typedef struct tiles {
-    uint16_t *x; /* [blocks of rows][x_terms][L2C_PANEL_K / TILE_K][2][16 pairs of k][16 rows][2] */
+    uint16_t *x; /* [blocks of rows][L2C_PANEL_K / TILE_K][2][16 pairs of k][16 rows][2] */
     uint16_t *w; /* [w_terms][L2C_PANEL_K / TILE_K][2][16 columns][32 k] */
     float *sums; /* [blocks of columns][blocks of rows][2][2][16 columns][16 rows] */
-    size_t x_terms, w_terms;
+    size_t w_terms;
 } tiles;
 
 /* What a thread's tile registers are while it is inside a product; static, as GCC 12 takes only the first eight bytes of
@@ -61,7 +60,7 @@ static const struct {
 /* ---- f32 to bf16 ---- */
 
 TILE size_t w_terms(const l2c_type type) {
-    return type == L2C_TYPE_F32 || type == L2C_TYPE_F16 ? 2 : 1;
+    return type == L2C_TYPE_F16 ? 2 : 1;
 }
 
 /* p[0 .. 32) = bf16(low, high), to even, subnormals to zero as the tiles take them */
@@ -87,36 +86,25 @@ TILE vec load_some(const l2c_type type, const uint8_t *p, size_t at, size_t n) {
 }
 
 /* x of one block: rows [0, m), k [0, depth); zeros past both, but sixteen rows without any are left as they are */
-TILE void pack_rows_of(const size_t terms, uint16_t *to, const float *x, size_t ldx, size_t m, size_t depth) {
-    float plain[2][TILE_SUMS]; /* [16 rows][16 pairs of bf16], which move as floats */
+static void pack_rows(uint16_t *to, const float *x, size_t ldx, size_t m, size_t depth) {
+    float plain[TILE_SUMS]; /* [16 rows][16 pairs of bf16], which move as floats */
     for (size_t i = 0; i < m; i += L2C_LANES) {
         for (size_t p = 0; p < depth; p += TILE_K) {
             const bool whole = i + L2C_LANES <= m && p + TILE_K <= depth;
             for (size_t lane = 0; lane < L2C_LANES; lane++) {
-                uint16_t *out = (uint16_t *)(plain[0] + lane * L2C_LANES);
+                uint16_t *out = (uint16_t *)(plain + lane * L2C_LANES);
                 if (whole) {
                     const float *from = x + (i + lane) * ldx + p;
-                    store_terms(out, vec_load(from), vec_load(from + L2C_LANES), terms, TILE_U16);
+                    store_bf16(out, vec_load(from), vec_load(from + L2C_LANES));
                 } else {
                     const size_t n = i + lane < m ? depth : 0;
                     const uint8_t *row = (const uint8_t *)(x + (n ? (i + lane) * ldx : 0));
-                    store_terms(out, load_some(L2C_TYPE_F32, row, p, n), load_some(L2C_TYPE_F32, row, p + L2C_LANES, n),
-                                terms, TILE_U16);
+                    store_bf16(out, load_some(L2C_TYPE_F32, row, p, n), load_some(L2C_TYPE_F32, row, p + L2C_LANES, n));
                 }
             }
-            for (size_t term = 0; term < terms; term++) {
-                uint16_t *tile = to + term * TERM_U16 + p / TILE_K * STEP_U16 + i / L2C_LANES * TILE_U16;
-                pack_block((float *)tile, L2C_LANES, plain[term], L2C_LANES);
-            }
+            uint16_t *tile = to + p / TILE_K * STEP_U16 + i / L2C_LANES * TILE_U16;
+            pack_block((float *)tile, L2C_LANES, plain, L2C_LANES);
         }
-    }
-}
-
-static void pack_rows(uint16_t *to, const float *x, size_t ldx, size_t m, size_t depth, size_t terms) {
-    if (terms > 1) {
-        pack_rows_of(2, to, x, ldx, m, depth);
-    } else {
-        pack_rows_of(1, to, x, ldx, m, depth);
     }
 }
 
@@ -170,7 +158,7 @@ TILE void super_to_bf16(const l2c_type type, uint16_t *out, const uint8_t *row, 
 TILE void column_to_bf16(const l2c_type type, uint16_t *out, const l2c_matrix *w, const uint8_t *row, size_t at,
                          size_t p, size_t depth) {
     const uint8_t *from = row + at;
-    if (type == L2C_TYPE_F32 || type == L2C_TYPE_F16 || type == L2C_TYPE_BF16) {
+    if (type == L2C_TYPE_F16 || type == L2C_TYPE_BF16) {
         floats_to_bf16(type, out, from, depth, w_terms(type));
     } else if (type == L2C_TYPE_IQ3_S) { /* and TQ1_0: they have no vectors of integers */
         float plain[L2C_PANEL_K];
@@ -205,7 +193,6 @@ static void pack_columns(uint16_t *to, const l2c_matrix *w, size_t n, size_t p, 
 #define CASE(type)                                                                                                     \
     case type: pack_columns_of(type, to, w, n, p, depth); break
     switch (w->type->type) {
-        CASE(L2C_TYPE_F32);
         CASE(L2C_TYPE_F16);
         CASE(L2C_TYPE_BF16);
         CASE(L2C_TYPE_Q4_0);
@@ -275,9 +262,6 @@ TILE void block_product(const bool wide, float *sums, const tiles *t, const uint
     if (t->w_terms > 1) {
         multiply(wide, t->w + TERM_U16, x, steps);
     }
-    if (t->x_terms > 1) {
-        multiply(wide, t->w, x + TERM_U16, steps);
-    }
     multiply(wide, t->w, x, steps);
     store_sums(sums);
 }
@@ -298,21 +282,20 @@ static void add_block(float *y, size_t ldy, const float *sums, size_t m, size_t 
     }
 }
 
-/* All of k for m <= L2C_TILE_ROWS / x_terms rows, n <= L2C_TILE_COLUMNS columns. */
+/* All of k for m <= L2C_TILE_ROWS rows, n <= L2C_TILE_COLUMNS columns. */
 static void pass(const tiles *t, float *y, size_t ldy, const float *x, size_t ldx, const l2c_matrix *w, size_t m,
                  size_t n, bool add) {
     const size_t height = (m + BLOCK - 1) / BLOCK;
     for (size_t p = 0; p < w->k; p += L2C_PANEL_K) {
         const size_t depth = smaller(L2C_PANEL_K, w->k - p), steps = (depth + TILE_K - 1) / TILE_K;
         for (size_t i = 0; i < m; i += BLOCK) {
-            pack_rows(t->x + i / BLOCK * t->x_terms * TERM_U16, x + i * ldx + p, ldx, smaller(BLOCK, m - i), depth,
-                      t->x_terms);
+            pack_rows(t->x + i / BLOCK * TERM_U16, x + i * ldx + p, ldx, smaller(BLOCK, m - i), depth);
         }
         for (size_t j = 0; j < n; j += BLOCK) {
             const l2c_matrix columns = {w->data + j * w->row_bytes, w->row_bytes, w->k, w->type};
             pack_columns(t->w, &columns, smaller(BLOCK, n - j), p, depth);
             for (size_t i = 0; i < m; i += BLOCK) {
-                const uint16_t *rows = t->x + i / BLOCK * t->x_terms * TERM_U16;
+                const uint16_t *rows = t->x + i / BLOCK * TERM_U16;
                 float *sums = t->sums + (j / BLOCK * height + i / BLOCK) * BLOCK_SUMS;
                 if (m - i > L2C_LANES) {
                     block_product(true, sums, t, rows, steps, p == 0);
@@ -333,15 +316,14 @@ static void pass(const tiles *t, float *y, size_t ldy, const float *x, size_t ld
 static void gemm_tiles(float *y, size_t ldy, const float *x, size_t ldx, const l2c_matrix *w, size_t m, size_t n,
                        bool add, float *panel) {
     tiles t = {.w = (uint16_t *)panel, .w_terms = w_terms(w->type->type)};
-    t.x_terms = w->type->type == L2C_TYPE_F32 ? 2 : 1;
-    const size_t most = L2C_TILE_ROWS / t.x_terms, height = (smaller(m, most) + BLOCK - 1) / BLOCK;
+    const size_t height = (smaller(m, L2C_TILE_ROWS) + BLOCK - 1) / BLOCK;
     t.x = t.w + t.w_terms * TERM_U16;
-    t.sums = (float *)(t.x + height * t.x_terms * TERM_U16);
+    t.sums = (float *)(t.x + height * TERM_U16);
     _tile_loadconfig(&eight_tiles);
-    for (size_t i = 0; i < m; i += most) {
+    for (size_t i = 0; i < m; i += L2C_TILE_ROWS) {
         for (size_t j = 0; j < n; j += L2C_TILE_COLUMNS) {
             const l2c_matrix columns = {w->data + j * w->row_bytes, w->row_bytes, w->k, w->type};
-            pass(&t, y + i * ldy + j, ldy, x + i * ldx, ldx, &columns, smaller(most, m - i),
+            pass(&t, y + i * ldy + j, ldy, x + i * ldx, ldx, &columns, smaller(L2C_TILE_ROWS, m - i),
                  smaller(L2C_TILE_COLUMNS, n - j), add);
         }
     }

@@ -121,7 +121,7 @@ void l2c_matmul(const l2c_team *team, const l2c_kernels *kernels, float *y, cons
     const l2c_matrix matrix = {(const uint8_t *)w->data + columns.from * row_bytes, row_bytes, k, w->type};
     const float *generated = x->x + x->prompt * x->stride;
     float *to = out + x->prompt * ldy;
-    if (x->prompt && kernels->gemm_tiles) {
+    if (x->prompt && kernels->gemm_tiles && w->type->type != L2C_TYPE_F32) {
         kernels->gemm_tiles(out, ldy, x->x, x->stride, &matrix, x->prompt, n, add, scratch);
     } else if (x->prompt && w->type->integer) {
         kernels->gemm_quant(out, ldy, &x->s16, &matrix, x->prompt, n, add, scratch);

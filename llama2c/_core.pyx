@@ -208,7 +208,7 @@ cdef int config_of(l2c_config *config, object path) except -1:
 def available_isas():
     """Names of the instruction-set levels that this machine can run, lowest first.
 
-    All give the same bits, but for "amx", which computes the rows of prompts from bf16.
+    All give the same bits, but for "amx", which computes the rows of prompts from bf16 unless the weights are F32.
     """
     names = []
     cdef size_t i = 0

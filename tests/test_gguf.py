@@ -91,7 +91,7 @@ def test_levels_agree_to_the_bit(tmp_path, rng, name):
         results.append((prompt, session.step(3), generated))
     for isa, (prompt, step, generated) in zip(llama2c.available_isas(), results, strict=True):
         assert np.array_equal(generated, results[0][2])
-        if isa not in TILES:
+        if isa not in TILES or name == "F32":
             assert np.array_equal(prompt, results[0][0])
             assert np.array_equal(step, results[0][1])
 

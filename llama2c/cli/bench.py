@@ -148,10 +148,12 @@ class Bench:
         self.config = transformer.config
         self.threads = threads
         self.reps = reps
+        tiles = transformer.isa == "amx" and transformer.config["weight_type"] != "F32"
+        level = "avx512vnni" if transformer.isa == "amx" and not tiles else transformer.isa  # which takes F32's prompts
         self.limits = Limits(
             probe_bandwidth(PROBE_BYTES, threads=threads, isa=transformer.isa),
-            probe_flops(threads=threads, isa=transformer.isa),
-            "bf16" if transformer.isa == "amx" else "f32",
+            probe_flops(threads=threads, isa=level),
+            "bf16" if tiles else "f32",
         )
         self.ids = np.random.default_rng(SEED).integers(0, self.config["vocab_size"], 1 << 20).astype(np.int32)
 
