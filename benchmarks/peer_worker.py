@@ -49,10 +49,9 @@ class Llama2c(Engine):
 
     def __init__(self, model: str, shape: dict[str, Any], threads: int, type: str | None) -> None:
         import llama2c
-        from llama2c.model import open_transformer
 
         self.core, self.shape, self.threads = llama2c, shape, threads
-        self.transformer = open_transformer(model, quantize=type)
+        self.transformer = llama2c.Transformer(model)
         self.weights = f"{self.transformer.config['weight_type']}, {self.transformer.isa}"
         self.at: tuple[int, int, int] = (0, 0, 0)  # depth, batch and room of the sessions
         self.sessions: list[Any] = []
@@ -96,6 +95,8 @@ class LlamaCpp(Engine):
     def __init__(self, model: str, shape: dict[str, Any], threads: int, type: str | None) -> None:
         import llama_cpp
 
+        if type is not None:
+            raise ValueError("its weights are the file's: it takes no type")
         self.lib, self.shape, self.threads = llama_cpp, shape, threads
         llama_cpp.llama_backend_init()
         options = llama_cpp.llama_model_default_params()
