@@ -74,11 +74,13 @@ class Worker:
             "HF_HUB_OFFLINE": "1",
         }
         self._process: subprocess.Popen[str] | None = None
+        self._reader: threading.Thread | None = None
         self._answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         try:
             self._start()
         except PeerError as error:
             self.error = str(error)
+            self.close()
 
     def _start(self) -> None:
         with open(self._log, "w", encoding="utf-8") as log:
@@ -96,7 +98,8 @@ class Worker:
                 raise PeerError(f"{self.column.python}: {error.strerror}") from None
         # A thread reads, so that a process that hangs can be waited for with a limit on every system.
         self._answers = queue.SimpleQueue()
-        threading.Thread(target=self._read, args=(self._process, self._answers), daemon=True).start()
+        self._reader = threading.Thread(target=self._read, args=(self._process, self._answers), daemon=True)
+        self._reader.start()
         greeting = self._answer()
         self.version, self.weights = greeting["version"], greeting["weights"]
 
@@ -119,7 +122,7 @@ class Worker:
             answer: dict[str, Any] = json.loads(line)
         except ValueError:
             self.close()
-            raise PeerError(f"not an answer: {line}") from None
+            raise PeerError(f"not an answer: {line.rstrip()}") from None
         if "error" in answer:
             raise PeerError(answer["error"])
         return answer
@@ -162,12 +165,14 @@ class Worker:
         process, self._process = self._process, None
         process.kill()
         process.wait()
-        for pipe in (process.stdin, process.stdout):
-            try:
-                if pipe is not None:
-                    pipe.close()
-            except OSError:  # a request that was never read
-                pass
+        assert self._reader is not None and process.stdin is not None and process.stdout is not None
+        self._reader.join(10)
+        if not self._reader.is_alive():  # else a child of the process has the pipe
+            process.stdout.close()
+        try:
+            process.stdin.close()
+        except OSError:  # a request that was never read
+            pass
 
 
 def measure(workers: list[Worker], test: Test, *, rounds: int, pause: float) -> dict[str, Outcome]:
@@ -374,7 +379,6 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Measure and print; 1 if llama2c itself could not do a test."""
     options = arguments(argv)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that processes and temporary models go, too
     report: dict[str, Any] = {
         "format": FORMAT,
         "version": VERSION,
@@ -408,4 +412,5 @@ def processor() -> str:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that processes and temporary models go, too
     sys.exit(main())
