@@ -318,7 +318,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         default=[],
         metavar="ENGINE=TYPE",
         help="what an engine that does not take the file's weights computes with: transformers float32 or bfloat16 "
-        "(its default), ctranslate2 int8 (its default), int8_bfloat16, float32 ...; given twice, it runs with both",
+        "(its default), ctranslate2 int8 (its default) or float32; given twice, it runs with both",
     )
     parser.add_argument("-p", dest="prompts", type=counts(0), default=[512], help="prompt tokens; 0: none (512)")
     parser.add_argument("-n", dest="tokens", type=count(0), default=32, help="tokens to decode; 0: none (32)")
