@@ -17,6 +17,7 @@ import tempfile
 import time
 from abc import ABC, abstractmethod
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 
@@ -31,7 +32,7 @@ def ids(count: int, shape: dict[str, Any], seed: int = 1) -> list[int]:
 class Engine(ABC):
     """A model that is open."""
 
-    package: str  # whose version is told
+    shape: dict[str, Any]  # what llama2c's read_config tells of the model
     weights: str  # what it computes with
 
     @abstractmethod
@@ -46,23 +47,23 @@ class Engine(ABC):
 class Llama2c(Engine):
     """Our side."""
 
-    package = "llama2c"
-
     def __init__(self, model: str, shape: dict[str, Any], threads: int, type: str | None) -> None:
         import llama2c
-        from llama2c.model import open_transformer
 
         self.core, self.shape, self.threads = llama2c, shape, threads
-        self.transformer = open_transformer(model, quantize=type)
+        self.transformer = llama2c.Transformer(model)
         self.weights = f"{self.transformer.config['weight_type']}, {self.transformer.isa}"
         self.at: tuple[int, int, int] = (0, 0, 0)  # depth, batch and room of the sessions
         self.sessions: list[Any] = []
+        self.prompted: Any = None  # the session of prompts, with memory that was touched, as llama.cpp's context has
 
     def prefill(self, tokens: int) -> float:
         prompt = ids(tokens, self.shape)
-        session = self.core.Session(self.transformer, context=tokens, threads=self.threads)
+        if self.prompted is None or self.prompted.context != tokens:
+            self.prompted = self.core.Session(self.transformer, context=tokens, threads=self.threads)
+        self.prompted.rewind(0)
         start = time.perf_counter()
-        session.prefill(prompt)
+        self.prompted.prefill(prompt)
         return time.perf_counter() - start
 
     def decode(self, tokens: int, depth: int, batch: int) -> float:
@@ -91,11 +92,11 @@ class Llama2c(Engine):
 class LlamaCpp(Engine):
     """llama.cpp by the functions that llama-cpp-python passes through: its own loop would copy all logits."""
 
-    package = "llama-cpp-python"
-
     def __init__(self, model: str, shape: dict[str, Any], threads: int, type: str | None) -> None:
         import llama_cpp
 
+        if type is not None:
+            raise ValueError("its weights are the file's: it takes no type")
         self.lib, self.shape, self.threads = llama_cpp, shape, threads
         llama_cpp.llama_backend_init()
         options = llama_cpp.llama_model_default_params()
@@ -103,7 +104,7 @@ class LlamaCpp(Engine):
         self.model = llama_cpp.llama_model_load_from_file(model.encode(), options)
         if not self.model:
             raise RuntimeError(f"llama.cpp does not open {model}")
-        self.weights = f"{shape['weight_type']}"
+        self.weights = str(shape["weight_type"])
         self.context: Any = None
         self.at: tuple[int, ...] = ()
 
@@ -200,8 +201,6 @@ def hf_model(shape: dict[str, Any], type: str) -> Any:
 class Transformers(Engine):
     """Hugging Face's model and its cache, without generate(), whose checks cost a small model much."""
 
-    package = "transformers"
-
     def __init__(self, model: str, shape: dict[str, Any], threads: int, type: str | None) -> None:
         import torch
         from transformers import DynamicCache
@@ -238,43 +237,40 @@ class Transformers(Engine):
             self._take([token], batch, self.cache)
         seconds = time.perf_counter() - start
         if depth:
-            self.cache.crop(depth)
+            self.cache.crop(-tokens)
         return seconds
 
 
 class Generating(Engine):
-    """An engine that can only generate: the seconds of decoding are those of many tokens less those of one."""
+    """An engine that can only generate, but tells when each token was there."""
 
-    shape: dict[str, Any]
     calls = 0
 
     @abstractmethod
-    def generate(self, prompts: list[list[int]], tokens: int) -> None:
-        """Exactly so many tokens for each prompt."""
+    def generate(self, prompts: list[list[int]], tokens: int) -> list[float]:
+        """Exactly so many tokens for each prompt; the times at which the last prompt's were there."""
 
-    def _seconds(self, length: int, batch: int, tokens: int) -> float:
+    def _times(self, length: int, batch: int, tokens: int) -> tuple[float, list[float]]:
         # other tokens in every call, so that no cache of prompts can know them
         self.calls += 1
         prompts = [ids(length, self.shape, 1000 * self.calls + i) for i in range(batch)]
         start = time.perf_counter()
-        self.generate(prompts, tokens)
-        return time.perf_counter() - start
+        times = self.generate(prompts, tokens)
+        seconds = time.perf_counter() - start
+        if len(times) != tokens:
+            raise RuntimeError(f"{len(times)} tokens generated, expected {tokens}")
+        return seconds, times
 
     def prefill(self, tokens: int) -> float:
-        return self._seconds(tokens, 1, 1)
+        return self._times(tokens, 1, 1)[0]
 
     def decode(self, tokens: int, depth: int, batch: int) -> float:
-        first = self._seconds(max(depth, 1), batch, 1)
-        seconds = self._seconds(max(depth, 1), batch, tokens + 1) - first
-        if seconds <= 0:
-            raise RuntimeError(f"{tokens} tokens are too few to be told from the prompt of {depth}")
-        return seconds
+        times = self._times(max(depth, 1), batch, tokens + 1)[1]
+        return times[-1] - times[0]
 
 
 class CTranslate2(Generating):
     """Its converter's model of random weights, made in a temporary directory."""
-
-    package = "ctranslate2"
 
     def __init__(self, model: str, shape: dict[str, Any], threads: int, type: str | None) -> None:
         import ctranslate2
@@ -295,65 +291,97 @@ class CTranslate2(Generating):
             shutil.rmtree(folder, ignore_errors=True)
         self.weights = self.generator.compute_type
 
-    def generate(self, prompts: list[list[int]], tokens: int) -> None:
+    def generate(self, prompts: list[list[int]], tokens: int) -> list[float]:
         words = [[self.words[token] for token in prompt] for prompt in prompts]
+        times: list[float] = []
+
+        def took(step: Any) -> bool:
+            if step.batch_id == len(prompts) - 1:
+                times.append(time.perf_counter())
+            return False  # do not stop
+
         self.generator.generate_batch(
-            words, min_length=tokens, max_length=tokens, sampling_topk=1, include_prompt_in_result=False
+            words,
+            min_length=tokens,
+            max_length=tokens,
+            sampling_topk=1,
+            include_prompt_in_result=False,
+            callback=took,
         )
+        return times
 
 
 class OpenVINO(Generating):
     """Reads GGUF by itself, if the vocabulary is a byte-level one: other files get one in a temporary copy."""
 
-    package = "openvino-genai"
-
     def __init__(self, model: str, shape: dict[str, Any], threads: int, type: str | None) -> None:
         import openvino
         import openvino_genai
 
+        if type is not None:
+            raise ValueError("its weights are the file's: it takes no type")
         self.openvino, self.genai, self.shape = openvino, openvino_genai, shape
         schedule = openvino_genai.SchedulerConfig()
         schedule.enable_prefix_caching = False
+        schedule.max_num_batched_tokens = 1 << 16  # prompts in one step, so that all sequences decode together
         folder = tempfile.mkdtemp(prefix="peer-")
         try:
-            path = with_byte_level_vocabulary(model, f"{folder}/model.gguf", shape["vocab_size"])
-            options = {"scheduler_config": schedule, "INFERENCE_NUM_THREADS": threads}
+            path = with_byte_level_vocabulary(model, f"{folder}/model.gguf", shape)
+            options = {"scheduler_config": schedule, "INFERENCE_NUM_THREADS": threads, "enable_save_ov_model": True}
             self.pipeline = openvino_genai.LLMPipeline(path, "CPU", **options)
+            self.weights = f"{most_bytes(f'{folder}/openvino_model.xml')} made of {shape['weight_type']}"
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        self.weights = f"{shape['weight_type']}"
 
-    def generate(self, prompts: list[list[int]], tokens: int) -> None:
+    def generate(self, prompts: list[list[int]], tokens: int) -> list[float]:
         rows = np.array(prompts, np.int64)
         inputs = self.genai.TokenizedInputs(self.openvino.Tensor(rows), self.openvino.Tensor(np.ones_like(rows)))
         config = self.genai.GenerationConfig()
         config.max_new_tokens, config.ignore_eos, config.do_sample = tokens, True, False
-        self.pipeline.generate(inputs, config)
+        result = self.pipeline.generate(inputs, config)
+        return [at / 1000 for at in result.perf_metrics.raw_metrics.m_new_token_times]
 
 
-def with_byte_level_vocabulary(path: str, copy: str, size: int) -> str:
-    """The file itself, or a copy whose vocabulary is made up. Needs the gguf package."""
+def most_bytes(xml: str) -> str:
+    """The type of the constants that take the most bytes in an OpenVINO model."""
+    sizes: dict[str, int] = {}
+    for _, layer in ElementTree.iterparse(xml):
+        if layer.tag == "data" and "size" in layer.attrib:
+            kind = layer.attrib["element_type"]
+            sizes[kind] = sizes.get(kind, 0) + int(layer.attrib["size"])
+    return max(sizes, key=lambda kind: sizes[kind])
+
+
+def with_byte_level_vocabulary(path: str, copy: str, shape: dict[str, Any]) -> str:
+    """A link to the file, or a copy whose vocabulary is made up. Needs the gguf package."""
     import gguf
 
     reader = gguf.GGUFReader(path)
     if reader.fields["tokenizer.ggml.model"].contents() == "gpt2":
-        return path
+        os.symlink(os.path.abspath(path), copy)  # OpenVINO writes beside the file that it reads
+        return copy
     writer = gguf.GGUFWriter(copy, "llama")
     for name, field in reader.fields.items():
         if name.startswith(("GGUF.", "tokenizer.", "split.")) or name == "general.architecture":
             continue
         kind, *inner = field.types
         writer.add_key_value(name, field.contents(), kind, inner[0] if inner else None)
+    if "general.file_type" not in reader.fields:  # by which OpenVINO reads the tensors
+        names = {f"{prefix}_{shape['weight_type']}{suffix}" for prefix in ("ALL", "MOSTLY") for suffix in ("", "_M")}
+        writer.add_file_type(next(kind for kind in gguf.LlamaFileType if kind.name in names))
+    size = shape["vocab_size"]
     used = {*range(33, 127), *range(161, 173), *range(174, 256)}  # GPT-2's alphabet of bytes
     spare = iter(range(256, 512))
     alphabet = [chr(b) if b in used else chr(next(spare)) for b in range(256)]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("llama-bpe")
-    writer.add_token_list([*alphabet, *(f"word{i}" for i in range(256, size))][:size])
-    writer.add_token_types([1] * size)
+    words = [*alphabet, *(f"word{i}" for i in range(256, size))][: size - 2]
+    writer.add_token_list([*words, "<begin>", "<end>"])
+    # its tokenizer does not compile without special tokens
+    writer.add_token_types([gguf.TokenType.NORMAL] * len(words) + [gguf.TokenType.CONTROL] * 2)
     writer.add_token_merges(["a b"])
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
+    writer.add_bos_token_id(size - 2)
+    writer.add_eos_token_id(size - 1)
     for tensor in reader.tensors:
         writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
     writer.write_header_to_file()
@@ -363,12 +391,12 @@ def with_byte_level_vocabulary(path: str, copy: str, size: int) -> str:
     return copy
 
 
-ENGINES: dict[str, type[Any]] = {
+ENGINES: dict[str, type[Any]] = {  # by package
     "llama2c": Llama2c,
-    "llama-cpp": LlamaCpp,
+    "llama-cpp-python": LlamaCpp,
     "transformers": Transformers,
     "ctranslate2": CTranslate2,
-    "openvino": OpenVINO,
+    "openvino-genai": OpenVINO,
 }
 
 
@@ -389,8 +417,8 @@ def main() -> None:
         raise
     version = ""
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        version = importlib.metadata.version(engine.package)
-    answer(package=engine.package, version=version, weights=engine.weights)
+        version = importlib.metadata.version(sys.argv[1])
+    answer(version=version, weights=engine.weights)
     for line in sys.stdin:
         request = json.loads(line)
         try:
