@@ -260,9 +260,9 @@ TILE void pack_super(const l2c_type type, float *panel, const l2c_matrix *w, siz
 }
 
 /* sums [M][16 lanes][16 columns] += superblocks [s, end) for M rows: lane by lane, so that the sums of one stay in
- * registers */
+ * registers. Fetches `ahead` bytes for each superblock and lane, from *next on. */
 TILE void panel_supers(const bool with_sign, const size_t M, float *sums, const float *panel, const l2c_s8_rows *x,
-                       size_t row, size_t s, size_t end) {
+                       size_t row, size_t s, size_t end, const char **next, size_t ahead) {
     for (size_t g = 0; g < L2C_LANES; g++) {
         const size_t lane = g % 4 * 4 + g / 4;
         const float *of_super = panel + s * PANEL_SUPER;
@@ -294,6 +294,10 @@ TILE void panel_supers(const bool with_sign, const size_t M, float *sums, const 
                     sum[i] = vec_fma(mins, vec_set1(factors[i * L2C_SUPER_LANES + L2C_LANES]), sum[i]);
                 }
             }
+            for (size_t at = 0; at < ahead; at += 64) {
+                PREFETCH_L2(*next + at);
+            }
+            *next += ahead;
             of_super += PANEL_SUPER;
             values += x->rows * SUPER;
             factors += x->rows * L2C_SUPER_LANES;
@@ -323,40 +327,41 @@ static void panel_total(float *y, const float *sums, size_t n, bool add) {
 }
 
 TILE void panel_tile(const bool with_sign, const size_t M, float *y, size_t ldy, const float *panel,
-                     const l2c_s8_rows *x, size_t row, size_t n, size_t k, bool add) {
+                     const l2c_s8_rows *x, size_t row, size_t n, size_t k, bool add, const char *next, size_t ahead) {
     float sums[PANEL_M * PANEL_SCALES];
     memset(sums, 0, M * PANEL_SCALES * sizeof *sums);
     const size_t supers = (k + SUPER - 1) / SUPER;
     for (size_t s = 0; s < supers; s += PANEL_SUPERS) {
-        panel_supers(with_sign, M, sums, panel, x, row, s, smaller(s + PANEL_SUPERS, supers));
+        panel_supers(with_sign, M, sums, panel, x, row, s, smaller(s + PANEL_SUPERS, supers), &next, ahead);
     }
     for (size_t i = 0; i < M; i++) {
         panel_total(y + i * ldy, sums + i * PANEL_SCALES, n, add);
     }
 }
 
-/* Rows of x in tiles; returns the first row that is left, of fewer than half a tile. */
+/* Rows of x in tiles; returns the first row that is left, of fewer than half a tile. Meanwhile the next panel's weights
+ * are fetched, `ahead` bytes for each of its superblocks. */
 TILE size_t panel_tiles(const bool with_sign, float *y, size_t ldy, const float *panel, const l2c_s8_rows *x, size_t m,
-                        size_t n, size_t k, bool add) {
+                        size_t n, size_t k, bool add, const uint8_t *next, size_t ahead) {
     size_t i = 0;
     for (; i + PANEL_M <= m; i += PANEL_M) {
-        panel_tile(with_sign, PANEL_M, y + i * ldy, ldy, panel, x, i, n, k, add);
+        panel_tile(with_sign, PANEL_M, y + i * ldy, ldy, panel, x, i, n, k, add, (const char *)next, i ? 0 : ahead);
     }
     for (; i + PANEL_M / 2 <= m; i += PANEL_M / 2) {
-        panel_tile(with_sign, PANEL_M / 2, y + i * ldy, ldy, panel, x, i, n, k, add);
+        panel_tile(with_sign, PANEL_M / 2, y + i * ldy, ldy, panel, x, i, n, k, add, (const char *)next, i ? 0 : ahead);
     }
     return i;
 }
 
 /* Once for all types of a kind: what differs is in the panel. */
 static size_t signed_panel(float *y, size_t ldy, const float *panel, const l2c_s8_rows *x, size_t m, size_t n, size_t k,
-                           bool add) {
-    return panel_tiles(true, y, ldy, panel, x, m, n, k, add);
+                           bool add, const uint8_t *next, size_t ahead) {
+    return panel_tiles(true, y, ldy, panel, x, m, n, k, add, next, ahead);
 }
 
 static size_t unsigned_panel(float *y, size_t ldy, const float *panel, const l2c_s8_rows *x, size_t m, size_t n,
-                             size_t k, bool add) {
-    return panel_tiles(false, y, ldy, panel, x, m, n, k, add);
+                             size_t k, bool add, const uint8_t *next, size_t ahead) {
+    return panel_tiles(false, y, ldy, panel, x, m, n, k, add, next, ahead);
 }
 
 TILE void quant_product(const l2c_type type, float *y, size_t ldy, const l2c_s8_rows *x, const l2c_matrix *w, size_t m,
@@ -368,7 +373,8 @@ TILE void quant_product(const l2c_type type, float *y, size_t ldy, const l2c_s8_
         for (size_t s = 0; s * SUPER < w->k; s++) {
             pack_super(type, panel + s * PANEL_SUPER, &columns, width, s);
         }
-        tiled = (is_signed(type) ? signed_panel : unsigned_panel)(y + j, ldy, panel, x, m, width, w->k, add);
+        tiled = (is_signed(type) ? signed_panel : unsigned_panel)(
+            y + j, ldy, panel, x, m, width, w->k, add, columns.data + L2C_LANES * w->row_bytes, super_bytes(type));
     }
     quant_rows(type, y + tiled * ldy, ldy, x, w, tiled, m - tiled, n, add);
 }

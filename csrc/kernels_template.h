@@ -33,9 +33,11 @@
 #if defined(_MSC_VER)
 #define TILE static __forceinline
 #define PREFETCH(p) ((void)(p))
+#define PREFETCH_L2(p) ((void)(p))
 #else
 #define TILE static inline __attribute__((always_inline))
 #define PREFETCH(p) __builtin_prefetch((p), 0, 3)
+#define PREFETCH_L2(p) __builtin_prefetch((p), 0, 2)
 #endif
 
 /* Loops over accumulators are unrolled, unless the level says otherwise. */

@@ -15,7 +15,7 @@ enum {
     PANEL_M = 8,
     PROMPT_M = 8,
     PROMPT_M_BLOCKS = 6,
-    PANEL_ROWS = 12,
+    PANEL_ROWS = 8,
     ATT_H = 8,
     ATT_V = 2
 };
