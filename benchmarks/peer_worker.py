@@ -226,8 +226,9 @@ class Transformers(Engine):
     def decode(self, tokens: int, depth: int, batch: int) -> float:
         if self.at != (depth, batch):
             self.cache = self.new_cache()
-            for start in range(0, depth, PREFILL_DEPTH):
-                self._take(ids(depth, self.shape)[start : start + PREFILL_DEPTH], batch, self.cache)
+            prompt = ids(depth, self.shape)
+            for at in range(0, depth, PREFILL_DEPTH):
+                self._take(prompt[at : at + PREFILL_DEPTH], batch, self.cache)
             self.at = (depth, batch)
         if not depth:
             self.cache = self.new_cache()
