@@ -78,8 +78,8 @@ class Engine:
         machine's memory, and at least one full context.
     prefix_cache: keep the pages of prompts for later prompts that begin with the same tokens, until others need them.
 
-    throughput: take the generated rows of a step that has THROUGHPUT_ROWS of them by the products of prompts: faster,
-        most of all at level amx, but what a sequence gives then depends on how many run beside it.
+    throughput: take the generated rows of a step that has THROUGHPUT_ROWS of them by the products of prompts, for the
+        tiles of level amx; without them it is no faster. What a sequence gives then depends on how many run beside it.
 
     None of these but throughput changes what is generated. Any thread may submit, cancel, wait for results and make
     steps, which are made one after another, in the thread that asks for them. Ctrl-C ends a step without effect; it can
