@@ -18,16 +18,28 @@ T = TypeVar("T")
 _NAMES: dict[object, str] = {str: "a string", int: "an integer", float: "a finite number", bool: "true or false"}
 
 
-def parse(text: str | bytes) -> object:
-    """The value of a JSON text. Raises FormatError, for NaN and the infinities too, which JSON does not have."""
+def parse(text: str | bytes, *, unique: bool = False) -> object:
+    """The value of a JSON text. Raises FormatError, for NaN and the infinities too, which JSON does not have.
+
+    unique: a key that an object has twice is an error, too; else the last one counts.
+    """
     try:
-        return json.loads(text, parse_constant=_no_constant)
+        return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_unique if unique else None)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError among them, and integers of thousands of digits
         raise FormatError(f"not JSON: {error}") from None
 
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON")
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"key {json.dumps(twice)[:100]} is there twice")
+    return value
 
 
 def read(kind: type[T], value: object, key: str = "") -> T:
