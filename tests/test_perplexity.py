@@ -124,6 +124,26 @@ def test_errors_shrink_with_the_text(llm, wiki):
     assert last.bits_per_byte == pytest.approx(last.nats / math.log(2) / last.bytes)
 
 
+def test_stride_scores_every_token_once(llm, wiki):
+    text = wiki[:4000].decode(errors="ignore") + "\u00e9\u4e2d\U0001f600" * 20
+    ids = llm.tokenizer.encode(text)
+    results = list(llama2c.perplexity(llm, text, context=128, stride=48))
+    assert results[-1].tokens == len(ids) - 1
+    added = 1  # the space that this tokenizer puts before a text
+    assert results[-1].characters == len(text) + added and results[-1].bytes == len(text.encode()) + added
+    expected = llm.score(ids[:128]).total
+    assert results[0].nats == pytest.approx(-expected)
+    second = [llm.tokenizer.bos, *ids[49:176]]
+    assert results[1].nats - results[0].nats == pytest.approx(-sum(llm.score(second).log_probabilities[79:]))
+    whole = list(llama2c.perplexity(llm, text[:300], context=512, stride=256))
+    assert len(whole) == 1 and whole[0].nats == pytest.approx(-llm.score(text[:300]).total)
+    assert whole[0].nats_per_character == pytest.approx(whole[0].nats / 301)
+    with pytest.raises(ValueError, match="stride is 128, expected 1 to 127"):
+        llama2c.perplexity(llm, text, context=128, stride=128)
+    with pytest.raises(ValueError, match="expected at least 2"):
+        llama2c.perplexity(llm, "", context=128, stride=64)
+
+
 def test_command(data_file, capfd):
     arguments = ["perplexity", str(data_file("models/stories260K.gguf")), str(data_file("text/wiki.test.raw"))]
     assert main([*arguments, "--chunks", "2", "-c", "256"]) == 0

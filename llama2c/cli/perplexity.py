@@ -15,6 +15,7 @@ examples:
   llama2c perplexity model.gguf wiki.test.raw              as llama.cpp: windows of 512, the second half of each scored
   llama2c perplexity model.gguf wiki.test.raw --chunks 8   the first 8 windows
   llama2c perplexity model.gguf book.txt -c 2048 --json
+  llama2c perplexity model.gguf book.txt -c 256 --stride 128   every token scored once, after 128 or more others
 """
 
 
@@ -23,7 +24,7 @@ def add(commands: Any) -> None:
     command = commands.add_parser(
         "perplexity",
         help="how well a model predicts a text",
-        description="Measure how well a model predicts a text: perplexity, nats a token, bits a byte.",
+        description="Measure how well a model predicts a text: perplexity, nats a token and a character, bits a byte.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -36,6 +37,12 @@ def add(commands: Any) -> None:
         default=512,
         metavar="N",
         help="tokens of a window (default: 512)",
+    )
+    command.add_argument(
+        "--stride",
+        type=integer(1),
+        metavar="N",
+        help="score every token: windows N tokens apart, each with those that the one before has not seen",
     )
     command.add_argument("--chunks", type=integer(1), metavar="N", help="windows to score (default: all)")
     command.add_argument("-z", "--tokenizer", metavar="FILE", help="tokenizer.bin, SentencePiece .model or GGUF")
@@ -68,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
         context=arguments.context,
     ) as llm:
         result = None
-        steps = perplexity(llm, text, context=arguments.context, windows=arguments.chunks)
+        steps = perplexity(llm, text, context=arguments.context, windows=arguments.chunks, stride=arguments.stride)
         bar: Any = tqdm(steps, unit="window", disable=not sys.stderr.isatty(), leave=False)
         for result in bar:
             bar.total = result.of
@@ -82,11 +89,12 @@ def run(arguments: argparse.Namespace) -> int:
             "perplexity": result.value,
             "error": result.error,
             "nats_per_token": result.nats / result.tokens,
+            "nats_per_character": result.nats_per_character,
             "bits_per_byte": result.bits_per_byte,
         }
         print(json.dumps({**asdict(result), **figures}, indent=2))
         return 0
     print(f"\nperplexity {result.value:.4f} +- {result.error:.4f}", end="")
-    print(f", {result.nats / result.tokens:.5f} nats a token, {result.bits_per_byte:.5f} bits a byte", end="")
-    print(f" ({result.tokens} tokens, {result.bytes} bytes)")
+    print(f", {result.nats / result.tokens:.5f} nats a token, {result.nats_per_character:.5f} a character", end="")
+    print(f", {result.bits_per_byte:.5f} bits a byte ({result.tokens} tokens, {result.bytes} bytes)")
     return 0
