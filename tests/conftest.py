@@ -1,5 +1,6 @@
 """What the tests share: the real data, seeded random numbers, the instruction-set levels."""
 
+import importlib.util
 import os
 import secrets
 from collections.abc import Callable
@@ -42,6 +43,16 @@ def data_file() -> Callable[[str], Path]:
 def data(data_file: Callable[[str], Path]) -> Path:
     """The directory of the real data."""
     return data_file("")
+
+
+def require_modules(*names: str, extra: str) -> None:
+    """Without these packages a failure in CI, unless LLAMA2C_PARITY_OPTIONAL=1, and a skip elsewhere."""
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    if missing:
+        reason = f"no {' and no '.join(missing)}: pip install 'llama2c[{extra}]'"
+        if is_set("CI") and not is_set("LLAMA2C_PARITY_OPTIONAL"):
+            pytest.fail(reason, pytrace=False)
+        pytest.skip(reason)
 
 
 class Rng(np.random.Generator):

@@ -1,6 +1,5 @@
 """The same as Hugging Face's Llama in float32: logits to rounding, and 256 greedy tokens, for random models."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -11,7 +10,7 @@ import checkpoints
 import ggufs
 import numpy as np
 import pytest
-from conftest import is_set
+from conftest import require_modules
 from hf_llama import MARGIN, PROMPT, TOKENS
 from oracle import Shape, nmse
 
@@ -42,12 +41,7 @@ def references(tmp_path_factory) -> dict[str, dict[str, np.ndarray]]:
     Without torch and transformers (the extra `parity`) a failure in CI, unless LLAMA2C_PARITY_OPTIONAL=1, and a skip
     elsewhere.
     """
-    missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
-    if missing:
-        reason = f"no {' and no '.join(missing)}: pip install 'llama2c[parity]'"
-        if is_set("CI") and not is_set("LLAMA2C_PARITY_OPTIONAL"):
-            pytest.fail(reason, pytrace=False)
-        pytest.skip(reason)
+    require_modules("torch", "transformers", extra="parity")
     out = tmp_path_factory.mktemp("hf")
     arguments = [
         {
