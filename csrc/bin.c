@@ -263,10 +263,8 @@ int l2c_bin_read(l2c_model *out, const uint8_t *bytes, size_t size, l2c_error *e
     if (status != L2C_OK) {
         return status;
     }
-    const size_t count = l2c_model_tensors(out);
-    out->tensors = calloc(count, sizeof *out->tensors);
-    if (!out->tensors) {
-        return l2c_fail(error, L2C_ERROR_MEMORY, "no memory for a table of %zu tensors", count);
+    if (l2c_model_allocate(out, error) != L2C_OK) {
+        return error->status;
     }
     walk_file(&(walk){.config = &out->config, .bytes = bytes, .model = out}, &h);
     return L2C_OK;

@@ -9,6 +9,7 @@
 #include "batch.h"
 
 #include <math.h>
+#include <string.h>
 
 static const l2c_tensor *tensor(const l2c_batch *b, l2c_tensor_role role, size_t layer) {
     return l2c_model_tensor(&b->transformer->model, role, layer);
@@ -98,6 +99,17 @@ static void product(const l2c_team *team, const l2c_batch *b, float *y, const fl
     l2c_matmul(team, b->transformer->kernels, y, &rows, w, add, scratch(team, b));
 }
 
+/* x [heads][head_dim]: of each head pair i, at (i, i + head_dim / 2), moves to (2 i, 2 i + 1), where rope turns it */
+static void join_halves(float *x, size_t heads, size_t head_dim, float *halves) {
+    for (size_t h = 0; h < heads; h++, x += head_dim) {
+        memcpy(halves, x, head_dim * sizeof *x);
+        for (size_t i = 0; i < head_dim / 2; i++) {
+            x[2 * i] = halves[i];
+            x[2 * i + 1] = halves[i + head_dim / 2];
+        }
+    }
+}
+
 /* q and k are rotated; k and v go to their places in the session's pages */
 static void rotate_and_store(const l2c_team *team, l2c_batch *b, size_t layer) {
     const l2c_kernels *kernels = b->transformer->kernels;
@@ -108,9 +120,13 @@ static void rotate_and_store(const l2c_team *team, l2c_batch *b, size_t layer) {
         const l2c_row *row = &b->rows[r];
         const l2c_kv_layout *layout = &row->session->layout;
         const float *angles = b->angles + r * 2 * head_dim;
-        float *k = b->k + r * n_kv_heads * head_dim;
+        float *q = b->q + r * n_heads * head_dim, *k = b->k + r * n_kv_heads * head_dim;
         const float *v = b->v + r * n_kv_heads * head_dim;
-        kernels->rope(b->q + r * n_heads * head_dim, angles, n_heads, head_dim);
+        if (b->transformer->model.rope_halves) {
+            join_halves(q, n_heads, head_dim, scratch(team, b));
+            join_halves(k, n_kv_heads, head_dim, scratch(team, b));
+        }
+        kernels->rope(q, angles, n_heads, head_dim);
         kernels->rope(k, angles, n_kv_heads, head_dim);
         const size_t in_page = row->position % L2C_KV_PAGE;
         uint8_t *block = row->session->pages[row->position / L2C_KV_PAGE] + layer * layout->layer +

@@ -223,10 +223,6 @@ static l2c_tensor_role role_of(l2c_text name, size_t *layer) {
     return in_block == (role >= L2C_TENSOR_GLOBALS) ? role : L2C_TENSOR_ROLES;
 }
 
-static bool is_norm(l2c_tensor_role role) {
-    return role == L2C_TENSOR_OUTPUT_NORM || role == L2C_TENSOR_ATTN_NORM || role == L2C_TENSOR_FFN_NORM;
-}
-
 static int place(l2c_model *m, const l2c_gguf_tensor *t, l2c_error *error) {
     size_t layer, rows, cols;
     const l2c_tensor_role role = role_of(t->name, &layer);
@@ -251,7 +247,7 @@ static int place(l2c_model *m, const l2c_gguf_tensor *t, l2c_error *error) {
                         (unsigned long long)t->dims[2], (unsigned long long)t->dims[3], cols, rows);
     }
     const l2c_type_info *type = l2c_type_of(t->type);
-    if (is_norm(role) && type->type != L2C_TYPE_F32) {
+    if (l2c_tensor_is_norm(role) && type->type != L2C_TYPE_F32) {
         return l2c_fail(error, L2C_ERROR_UNSUPPORTED, "tensor %.*s is of type %s, expected F32", shown, t->name.bytes,
                         type->name);
     }
@@ -286,21 +282,7 @@ static int place_all(l2c_model *m, const l2c_gguf *parts, size_t n_parts, l2c_er
             }
         }
     }
-    if (m->config.tied) {
-        m->tensors[L2C_TENSOR_OUTPUT] = m->tensors[L2C_TENSOR_TOKEN_EMBD];
-    }
-    for (size_t layer = 0; layer < (size_t)m->config.n_layers; layer++) {
-        for (int role = 0; role < L2C_TENSOR_ROLES; role++) {
-            if (m->tensors[l2c_tensor_index((l2c_tensor_role)role, layer)].data) {
-                continue;
-            }
-            const char *name = l2c_tensor_role_name((l2c_tensor_role)role);
-            return role < L2C_TENSOR_GLOBALS
-                       ? l2c_fail(error, L2C_ERROR_FORMAT, "tensor %s.weight is missing", name)
-                       : l2c_fail(error, L2C_ERROR_FORMAT, "tensor blk.%zu.%s.weight is missing", layer, name);
-        }
-    }
-    return L2C_OK;
+    return l2c_model_complete(m, error);
 }
 
 int l2c_gguf_model(l2c_model *out, const l2c_gguf *parts, size_t n_parts, l2c_error *error) {
@@ -319,9 +301,5 @@ int l2c_gguf_model(l2c_model *out, const l2c_gguf *parts, size_t n_parts, l2c_er
         return l2c_fail(error, L2C_ERROR_FORMAT, "%zu tensors, but llama.block_count %ld needs %zu: not all of it",
                         n_tensors, (long)out->config.n_layers, count - 1);
     }
-    out->tensors = calloc(count, sizeof *out->tensors);
-    if (!out->tensors) {
-        return l2c_fail(error, L2C_ERROR_MEMORY, "no memory for a table of %zu tensors", count);
-    }
-    return place_all(out, parts, n_parts, error);
+    return l2c_model_allocate(out, error) ? error->status : place_all(out, parts, n_parts, error);
 }

@@ -64,7 +64,7 @@ typedef struct l2c_config {
     float norm_eps;
     double rope_theta;
     const char *weight_type; /* of most of the weights: "F32", "Q8" (llama2.c version 2), "Q4_K", ... */
-    const char *format;      /* "llama2.c v0", "llama2.c v1", "llama2.c v2", "GGUF v2", "GGUF v3" */
+    const char *format;      /* "llama2.c v0", "llama2.c v1", "llama2.c v2", "GGUF v2", "GGUF v3", or a table's own */
 } l2c_config;
 
 typedef struct l2c_open_options {
@@ -80,6 +80,35 @@ typedef struct l2c_open_options {
 int l2c_config_read(l2c_config *out, const char *path, l2c_error *error);
 /* `path` is UTF-8. */
 int l2c_transformer_open(l2c_transformer **out, const char *path, const l2c_open_options *options, l2c_error *error);
+
+typedef struct l2c_table_entry {
+    const char *name;    /* what the file calls the tensor, for messages */
+    const char *role;    /* "token_embd", "attn_q", ...: see l2c_transformer_row */
+    const char *type;    /* GGUF's name of it: "F32", "F16", "BF16", ... */
+    int32_t layer;       /* 0 for a tensor that no layer owns */
+    size_t file;         /* index of the file that holds it */
+    uint64_t offset;     /* in that file, a multiple of the size of its floats */
+    uint64_t rows, cols; /* a norm is one row */
+} l2c_table_entry;
+
+/* A model in files of a format that the core does not read: the caller has read their headers and tells what lies where. */
+typedef struct l2c_table {
+    const char *const *paths; /* [n_files] UTF-8 */
+    size_t n_files;
+    const l2c_table_entry *entries; /* [n_entries] each tensor of the model once, in any order; no "output" if tied */
+    size_t n_entries;
+    l2c_config config;       /* but for weight_type, blocks, group_size and kv_type, which follow from the entries */
+    double rope_factor;      /* positions are divided by it, 1: as they are */
+    const float *rope_freqs; /* [head_dim / 2] divisors of RoPE's frequencies, NULL: none */
+    /* Of a head's rows in attn_q and attn_k RoPE turns i with i + head_dim / 2, not 2 i with 2 i + 1 as in GGUF. */
+    bool rope_halves;
+} l2c_table;
+
+/* Nothing of the table is believed: each entry is held against the size of its file and the shape that the configuration
+ * demands, and none may be missing or there twice. Weights are mapped as they lie; norms that are not F32 are converted.
+ * The table is not needed afterwards. */
+int l2c_transformer_open_table(l2c_transformer **out, const l2c_table *table, const l2c_open_options *options,
+                               l2c_error *error);
 void l2c_transformer_free(l2c_transformer **transformer);
 const l2c_config *l2c_transformer_config(const l2c_transformer *transformer);
 const char *l2c_transformer_isa(const l2c_transformer *transformer);
@@ -91,7 +120,8 @@ double l2c_transformer_token_macs(const l2c_transformer *transformer);
 
 /* One row of a weight matrix (or a whole norm, row 0) as f32. Tensor names are GGUF's: "token_embd", "output",
  * "output_norm", and for each layer "attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_norm", "ffn_gate",
- * "ffn_up", "ffn_down". out NULL: only the shape is told. */
+ * "ffn_up", "ffn_down". Rows of "attn_q" and "attn_k" stand in GGUF's order, too: the two that RoPE turns side by side,
+ * whatever the order of the file. out NULL: only the shape is told. */
 int l2c_transformer_row(const l2c_transformer *transformer, const char *tensor, int32_t layer, int64_t row, float *out,
                         int64_t *rows, int64_t *cols, l2c_error *error);
 

@@ -81,6 +81,30 @@ void l2c_tensor_row(const l2c_tensor *tensor, size_t row, float *out) {
     }
 }
 
+int l2c_model_allocate(l2c_model *model, l2c_error *error) {
+    const size_t count = l2c_model_tensors(model);
+    model->tensors = calloc(count, sizeof *model->tensors);
+    return model->tensors ? L2C_OK : l2c_fail(error, L2C_ERROR_MEMORY, "no memory for a table of %zu tensors", count);
+}
+
+int l2c_model_complete(l2c_model *model, l2c_error *error) {
+    if (model->config.tied) {
+        model->tensors[L2C_TENSOR_OUTPUT] = model->tensors[L2C_TENSOR_TOKEN_EMBD];
+    }
+    for (size_t layer = 0; layer < (size_t)model->config.n_layers; layer++) {
+        for (int role = 0; role < L2C_TENSOR_ROLES; role++) {
+            if (l2c_model_tensor(model, (l2c_tensor_role)role, layer)->data) {
+                continue;
+            }
+            const char *name = l2c_tensor_role_name((l2c_tensor_role)role);
+            return role < L2C_TENSOR_GLOBALS
+                       ? l2c_fail(error, L2C_ERROR_FORMAT, "tensor %s.weight is missing", name)
+                       : l2c_fail(error, L2C_ERROR_FORMAT, "tensor blk.%zu.%s.weight is missing", layer, name);
+        }
+    }
+    return L2C_OK;
+}
+
 /* ---- Files ---- */
 
 enum { PART_SUFFIX = sizeof "-00001-of-00003.gguf" - 1 };
@@ -210,8 +234,8 @@ static bool is_gguf(const source *s) {
 
 static const char *const kv_types[] = {[L2C_KV_F32] = "f32", [L2C_KV_F16] = "f16", [L2C_KV_Q8] = "q8"};
 
-static int set_kv_type(l2c_config *config, bool gguf, const char *name, l2c_error *error) {
-    const l2c_kv_type fitting = gguf && strcmp(config->weight_type, "F32") != 0 ? L2C_KV_F16 : L2C_KV_F32;
+static int set_kv_type(l2c_config *config, bool by_weights, const char *name, l2c_error *error) {
+    const l2c_kv_type fitting = by_weights && strcmp(config->weight_type, "F32") != 0 ? L2C_KV_F16 : L2C_KV_F32;
     for (size_t i = 0; i < sizeof kv_types / sizeof *kv_types; i++) {
         if (name ? strcmp(name, kv_types[i]) == 0 : i == fitting) {
             config->kv_type = kv_types[i];
@@ -263,12 +287,9 @@ static int set_rope(l2c_transformer *t, double theta, l2c_error *error) {
     return L2C_OK;
 }
 
-static int open_model(l2c_transformer *t, const char *path, const l2c_open_options *options, l2c_error *error) {
+static int open_path(l2c_transformer *t, const char *path, const l2c_open_options *options, l2c_error *error) {
     source s = {0};
-    int status = l2c_kernels_select(&t->kernels, options->isa, error);
-    if (status == L2C_OK) {
-        status = open_source(&s, path, !options->no_mmap, error);
-    }
+    int status = open_source(&s, path, !options->no_mmap, error);
     if (status == L2C_OK) {
         status = is_gguf(&s) ? l2c_gguf_model(&t->model, s.parts, s.count, error)
                              : l2c_bin_read(&t->model, s.files[0].bytes, s.files[0].size, error);
@@ -287,21 +308,55 @@ static int open_model(l2c_transformer *t, const char *path, const l2c_open_optio
         l2c_gguf_free(&s.parts[i]);
     }
     free(s.parts);
-    return set_rope(t, options->rope_theta, error);
+    return L2C_OK;
 }
 
-int l2c_transformer_open(l2c_transformer **out, const char *path, const l2c_open_options *options, l2c_error *error) {
+static int open_table(l2c_transformer *t, const l2c_table *table, const l2c_open_options *options, l2c_error *error) {
+    t->files = calloc(table->n_files ? table->n_files : 1, sizeof *t->files);
+    if (!t->files) {
+        return l2c_fail(error, L2C_ERROR_MEMORY, "no memory for %zu files", table->n_files);
+    }
+    while (t->n_files < table->n_files) {
+        const size_t i = t->n_files;
+        if (l2c_file_open(&t->files[i], table->paths[i], !options->no_mmap, 0, error) != L2C_OK) {
+            return table->n_files > 1 ? fail_part(error, i, table->n_files) : error->status;
+        }
+        t->n_files++;
+    }
+    const int status = l2c_table_model(&t->model, table, t->files, error);
+    return status == L2C_OK ? set_kv_type(&t->model.config, true, options->kv_type, error) : status;
+}
+
+/* From a path or a table; the other is NULL. */
+static int open_model(l2c_transformer **out, const char *path, const l2c_table *table, const l2c_open_options *options,
+                      l2c_error *error) {
     static const l2c_open_options defaults = {0};
     l2c_watch_fork(); /* from here on: threads of a team exist only after a model is open */
-    *out = calloc(1, sizeof **out);
-    if (!*out) {
+    l2c_transformer *t = *out = calloc(1, sizeof **out);
+    if (!t) {
         return l2c_fail(error, L2C_ERROR_MEMORY, "no memory for a transformer");
     }
-    const int status = open_model(*out, path, options ? options : &defaults, error);
+    options = options ? options : &defaults;
+    int status = l2c_kernels_select(&t->kernels, options->isa, error);
+    if (status == L2C_OK) {
+        status = table ? open_table(t, table, options, error) : open_path(t, path, options, error);
+    }
+    if (status == L2C_OK) {
+        status = set_rope(t, options->rope_theta, error);
+    }
     if (status != L2C_OK) {
         l2c_transformer_free(out);
     }
     return status;
+}
+
+int l2c_transformer_open(l2c_transformer **out, const char *path, const l2c_open_options *options, l2c_error *error) {
+    return open_model(out, path, NULL, options, error);
+}
+
+int l2c_transformer_open_table(l2c_transformer **out, const l2c_table *table, const l2c_open_options *options,
+                               l2c_error *error) {
+    return open_model(out, NULL, table, options, error);
 }
 
 void l2c_transformer_free(l2c_transformer **transformer) {
@@ -309,6 +364,7 @@ void l2c_transformer_free(l2c_transformer **transformer) {
     if (t) {
         free(t->frequencies);
         free(t->model.tensors);
+        free(t->model.owned);
         for (size_t i = 0; i < t->n_files; i++) {
             l2c_file_close(&t->files[i]);
         }
@@ -359,6 +415,13 @@ double l2c_log_probability(const l2c_transformer *transformer, float *logits, in
     return (double)difference + log((double)logits[best]);
 }
 
+/* Where the file has the row of attn_q or attn_k that stands at `row` when pairs are neighbours. */
+static size_t stored_row(const l2c_model *model, l2c_tensor_role role, size_t row) {
+    const size_t head_dim = (size_t)model->config.head_dim, in_head = row % head_dim;
+    const bool halves = model->rope_halves && (role == L2C_TENSOR_ATTN_Q || role == L2C_TENSOR_ATTN_K);
+    return halves ? row - in_head + in_head / 2 + in_head % 2 * (head_dim / 2) : row;
+}
+
 int l2c_transformer_row(const l2c_transformer *transformer, const char *tensor, int32_t layer, int64_t row, float *out,
                         int64_t *rows, int64_t *cols, l2c_error *error) {
     for (size_t i = 0; i < sizeof tensor_names / sizeof *tensor_names; i++) {
@@ -378,7 +441,7 @@ int l2c_transformer_row(const l2c_transformer *transformer, const char *tensor, 
                             (long long)*rows - 1);
         }
         if (out) {
-            l2c_tensor_row(t, (size_t)row, out);
+            l2c_tensor_row(t, stored_row(&transformer->model, tensor_names[i].role, (size_t)row), out);
         }
         return L2C_OK;
     }

@@ -41,7 +41,9 @@ typedef struct l2c_model {
     l2c_config config;
     l2c_tensor *tensors;     /* [L2C_TENSOR_GLOBALS + n_layers * L2C_TENSOR_PER_LAYER], owned; see l2c_model_tensor */
     double rope_factor;      /* positions are divided by it */
-    const float *rope_freqs; /* [head_dim / 2] divisors of the frequencies, NULL for none; belongs to the file */
+    const float *rope_freqs; /* [head_dim / 2] divisors of the frequencies, NULL for none; the file's or in `owned` */
+    bool rope_halves;        /* see l2c_table */
+    float *owned;            /* what a table's files do not hold as it is needed here */
 } l2c_model;
 
 /* bin.c: llama2.c's versions 0, 1 and 2 from the first `held` bytes of a file of `size` bytes. Pure: reads nothing but
@@ -55,6 +57,9 @@ int l2c_gguf_config(l2c_config *out, const l2c_gguf *parts, size_t n_parts, l2c_
 int l2c_gguf_model(l2c_model *out, const l2c_gguf *parts, size_t n_parts, l2c_error *error);
 /* Number of parts that a GGUF file belongs to, 1 unless it is split; *part is the file's own, from 0. */
 int l2c_gguf_parts(size_t *n_parts, size_t *part, const l2c_gguf *gguf, l2c_error *error);
+
+/* table.c: a model from a table and its open files, [table->n_files]. Allocates model->tensors and model->owned. */
+int l2c_table_model(l2c_model *out, const l2c_table *table, const l2c_file *files, l2c_error *error);
 
 struct l2c_transformer {
     l2c_model model;
@@ -82,6 +87,14 @@ static inline size_t l2c_model_tensors(const l2c_model *model) {
     return L2C_TENSOR_GLOBALS + (size_t)model->config.n_layers * L2C_TENSOR_PER_LAYER;
 }
 
+static inline bool l2c_tensor_is_norm(l2c_tensor_role role) {
+    return role == L2C_TENSOR_OUTPUT_NORM || role == L2C_TENSOR_ATTN_NORM || role == L2C_TENSOR_FFN_NORM;
+}
+
+/* Allocates the table of tensors, all of them without data. */
+int l2c_model_allocate(l2c_model *model, l2c_error *error);
+/* Checks that every tensor has its data, once the embedding has been made the classifier where it is. */
+int l2c_model_complete(l2c_model *model, l2c_error *error);
 /* Bytes of a tensor in the file, scales included. */
 size_t l2c_tensor_bytes(const l2c_tensor *tensor);
 /* Row `row` as f32. */

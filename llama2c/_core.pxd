@@ -50,9 +50,31 @@ cdef extern from "llama2c.h" nogil:
     ctypedef struct l2c_transformer:
         pass
 
+    ctypedef struct l2c_table_entry:
+        const char *name
+        const char *role
+        const char *type
+        int32_t layer
+        size_t file
+        uint64_t offset
+        uint64_t rows
+        uint64_t cols
+
+    ctypedef struct l2c_table:
+        const char *const *paths
+        size_t n_files
+        const l2c_table_entry *entries
+        size_t n_entries
+        l2c_config config
+        double rope_factor
+        const float *rope_freqs
+        bint rope_halves
+
     int l2c_config_read(l2c_config *out, const char *path, l2c_error *error)
     int l2c_transformer_open(l2c_transformer **out, const char *path, const l2c_open_options *options,
                              l2c_error *error)
+    int l2c_transformer_open_table(l2c_transformer **out, const l2c_table *table, const l2c_open_options *options,
+                                   l2c_error *error)
     void l2c_transformer_free(l2c_transformer **transformer)
     const l2c_config *l2c_transformer_config(const l2c_transformer *transformer)
     const char *l2c_transformer_isa(const l2c_transformer *transformer)

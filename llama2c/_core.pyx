@@ -292,7 +292,9 @@ cdef dict gguf_table(const l2c_gguf *g, size_t longest):
 
 
 def is_gguf(path):
-    """Whether a file begins as GGUF files do. Raises OSError."""
+    """Whether a file begins as GGUF files do; a directory does not. Raises OSError."""
+    if os.path.isdir(path):
+        return False
     with open(path, "rb") as file:
         return file.read(4) == b"GGUF"
 
@@ -412,19 +414,30 @@ def quantize_error(const uint8_t[:, ::1] blocks not None, str type not None, con
     return squares, norm
 
 
-def session_bytes(path, int32_t context):
-    """Bytes of keys and values that a session of `context` positions takes when full, for the model in `path`."""
+cdef int config_of_model(l2c_config *config, object model) except -1:
+    # Of a Transformer or a path.
+    if not isinstance(model, Transformer):
+        return config_of(config, model)
+    config[0] = l2c_transformer_config((<Transformer>model).handle)[0]
+    return 0
+
+
+def session_bytes(model, int32_t context):
+    """Bytes of keys and values that a session of `context` positions takes when full.
+
+    model: a Transformer, or the path of a file that the core reads.
+    """
     cdef l2c_config config
-    config_of(&config, path)
+    config_of_model(&config, model)
     if context < 1:
         raise ValueError(f"context is {context}, expected at least 1")
     return l2c_session_bytes(&config, context)
 
 
-def batch_bytes(path, int32_t rows, int threads=1):
-    """Bytes of work space that a step of `rows` rows takes, for the model in `path`."""
+def batch_bytes(model, int32_t rows, int threads=1):
+    """Bytes of work space that a step of `rows` rows takes; model: as for session_bytes."""
     cdef l2c_config config
-    config_of(&config, path)
+    config_of_model(&config, model)
     if rows < 1 or threads < 1:
         raise ValueError(f"{rows} rows, {threads} threads: expected at least 1")
     return l2c_batch_bytes(&config, rows, threads)
@@ -459,14 +472,71 @@ def probe_flops(*, int threads=1, int repetitions=5, isa=None):
     return rate
 
 
+cdef class Table:
+    # A ModelTable as the core has it, and what that points to.
+    cdef l2c_table c
+    cdef list strings
+    cdef const char **paths
+    cdef l2c_table_entry *entries
+    cdef float *freqs
+
+    def __cinit__(self, table):
+        cdef Py_ssize_t i
+        cdef l2c_config config
+        self.strings = []
+        self.paths = <const char **>malloc(max(1, len(table.paths)) * sizeof(char *))
+        self.entries = <l2c_table_entry *>malloc(max(1, len(table.entries)) * sizeof(l2c_table_entry))
+        self.freqs = <float *>malloc(max(1, len(table.rope_freqs)) * sizeof(float))
+        if self.paths == NULL or self.entries == NULL or self.freqs == NULL:
+            raise MemoryError()
+        if len(table.rope_freqs) not in (0, table.head_dim // 2):
+            raise ValueError(f"{len(table.rope_freqs)} divisors of frequencies, expected {table.head_dim // 2}")
+        for i in range(len(table.paths)):
+            self.paths[i] = self.keep(encoded_path(table.paths[i]))
+        for i in range(len(table.entries)):
+            self.fill(&self.entries[i], table.entries[i])
+        for i in range(len(table.rope_freqs)):
+            self.freqs[i] = table.rope_freqs[i]
+        config.dim, config.hidden_dim, config.n_layers = table.dim, table.hidden_dim, table.n_layers
+        config.n_heads, config.n_kv_heads, config.head_dim = table.n_heads, table.n_kv_heads, table.head_dim
+        config.vocab_size, config.context, config.window = table.vocab_size, table.context, table.window
+        config.norm_eps, config.rope_theta, config.tied = table.norm_eps, table.rope_theta, table.tied
+        config.format = self.keep(table.format.encode())
+        config.kv_type = config.weight_type = NULL
+        config.group_size, config.blocks = 0, False
+        self.c.config = config
+        self.c.paths, self.c.n_files = self.paths, len(table.paths)
+        self.c.entries, self.c.n_entries = self.entries, len(table.entries)
+        self.c.rope_factor, self.c.rope_halves = table.rope_factor, table.rope_halves
+        self.c.rope_freqs = self.freqs if table.rope_freqs else NULL
+
+    def __dealloc__(self):
+        free(self.paths)
+        free(self.entries)
+        free(self.freqs)
+
+    cdef const char *keep(self, bytes text):
+        self.strings.append(text)
+        return text
+
+    cdef int fill(self, l2c_table_entry *out, object entry) except -1:
+        out.name = self.keep(entry.name.encode("utf-8", "backslashreplace"))
+        out.role = self.keep(entry.role.encode())
+        out.type = self.keep(entry.type.encode())
+        out.layer, out.file, out.offset = entry.layer, entry.file, entry.offset
+        out.rows, out.cols = entry.shape if len(entry.shape) == 2 else (1, entry.shape[0])
+        return 0
+
+
 @cython.final
 cdef class Transformer:
     """Configuration and weights of one model: read-only, shared by any number of sessions and threads.
 
-    Transformer(path, *, isa=None, mmap=True, rope_theta=0.0, kv_type=None)
+    Transformer(path, *, isa=None, mmap=True, rope_theta=0.0, kv_type=None, table=None)
 
-    path: a GGUF file (of a split one the first part) or a llama2.c checkpoint of version 0, 1 or 2. The weights are mapped,
-    not copied; mmap=False reads them into memory, for files that may shrink or vanish while in use. isa: one of
+    path: a GGUF file (of a split one the first part) or a llama2.c checkpoint of version 0, 1 or 2. table: a ModelTable
+    of files in another format, whose header has been read already; then the path only names the model. The weights are
+    mapped, not copied; mmap=False reads them into memory, for files that may shrink or vanish while in use. isa: one of
     available_isas(); None takes the environment's LLAMA2C_ISA, else the best. rope_theta: base of the rotary embedding
     where the format does not store it; 0 means 10000. kv_type: of the keys and values that sessions hold: "f32", "f16" or
     "q8" (int8 with a scale for each position and head); None: f32 where most of the weights are F32, and for llama2.c's
@@ -476,20 +546,25 @@ cdef class Transformer:
     cdef l2c_transformer *handle
     cdef readonly object path
 
-    def __cinit__(self, path, *, isa=None, bint mmap=True, double rope_theta=0.0, kv_type=None):
+    def __cinit__(self, path, *, isa=None, bint mmap=True, double rope_theta=0.0, kv_type=None, table=None):
         cdef l2c_error error
         cdef l2c_open_options options
         cdef bytes raw = encoded_path(path)
         cdef bytes level = encoded_isa(chosen_isa(isa))
         cdef bytes kind = None if kv_type is None else str(kv_type).encode()
         cdef const char *name = raw
+        cdef Table described = None if table is None else Table(table)
+        cdef const l2c_table *files = NULL if described is None else &described.c
         cdef int status
         options.isa = pointer(level)
         options.no_mmap = not mmap
         options.rope_theta = rope_theta
         options.kv_type = pointer(kind)
         with nogil:
-            status = l2c_transformer_open(&self.handle, name, &options, &error)
+            if files != NULL:
+                status = l2c_transformer_open_table(&self.handle, files, &options, &error)
+            else:
+                status = l2c_transformer_open(&self.handle, name, &options, &error)
         check(status, &error, path)
         self.path = path
 
@@ -532,7 +607,10 @@ cdef class Transformer:
         return self.shape_of(tensor.encode(), layer)
 
     def weight_row(self, str tensor, int32_t layer=0, int64_t row=0):
-        """Row `row` of a tensor as float32 [cols], dequantised where it is quantised."""
+        """Row `row` of a tensor as float32 [cols], dequantised where it is quantised.
+
+        Rows of attn_q and attn_k stand in GGUF's order, the two that RoPE turns side by side, whatever that of the file.
+        """
         cdef l2c_error error
         cdef int64_t rows = 0, cols = 0
         cdef bytes name = tensor.encode()
