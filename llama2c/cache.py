@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llama2c import __version__
-from llama2c._core import is_gguf, read_gguf
-from llama2c.formats.gguf_source import open_source, part_paths
+from llama2c.formats.gguf_source import open_source
 from llama2c.new_file import remove_leftovers
 from llama2c.quantization import Progress, planned, quantize
 from llama2c.recipes import ALIASES, recipe_of
 from llama2c.tokenizers import StrPath
+from llama2c.weights import model_name, model_paths
 
 if sys.platform != "win32":
     import fcntl
@@ -109,9 +109,9 @@ def _entry(path: StrPath, type: str) -> Path:
     upper = type.upper()
     name = ALIASES.get(upper, upper)
     digest = hashlib.sha256(f"{__version__} {name}".encode())
-    for part in part_paths(os.fspath(path), read_gguf(path, longest=1)) if is_gguf(path) else [os.fspath(path)]:
+    for part in model_paths(path):
         _add(digest, part)
-    return cache_folder() / f"{Path(path).stem}-{name}-{digest.hexdigest()[:16]}.gguf"
+    return cache_folder() / f"{model_name(path)}-{name}-{digest.hexdigest()[:16]}.gguf"
 
 
 def _add(digest: "hashlib._Hash", path: str) -> None:

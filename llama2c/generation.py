@@ -275,10 +275,12 @@ if hasattr(os, "register_at_fork"):
 def _cached_model(path: str, tokenizer: "StrPath | Tokenizer | None") -> "Llama":
     # The last model stays open; a file that changed on disk is another model.
     global _cached
+    from llama2c.formats.hf import is_hf
     from llama2c.model import Llama
+    from llama2c.weights import model_paths
 
-    info = os.stat(path)
-    key = (path, tokenizer, info.st_ino, info.st_size, info.st_mtime_ns)
+    files = map(os.stat, model_paths(path) if is_hf(path) else [path])
+    key = (path, tokenizer, *((info.st_ino, info.st_size, info.st_mtime_ns) for info in files))
     with _cache_lock:
         if _cached is None or _cached[0] != key:
             _cached = (key, Llama(path, tokenizer=tokenizer))

@@ -11,6 +11,7 @@ from llama2c.generation import Generation, Piece, Prompt, Prompts, generate, pro
 from llama2c.scoring import Score
 from llama2c.threads import default_threads
 from llama2c.tokenizers import StrPath, checked, find_tokenizer, load_tokenizer
+from llama2c.weights import open_weights
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,19 +32,19 @@ def open_transformer(
     """The weights of a model, in another type if `quantize` says so; see load()."""
     theta = rope_theta or 0.0
     if quantize is None:
-        return Transformer(path, isa=isa, mmap=mmap, rope_theta=theta, kv_type=kv_type)
+        return open_weights(path, isa=isa, mmap=mmap, rope_theta=theta, kv_type=kv_type)
     from llama2c.cache import quantized
 
     with quantized(path, quantize, cache=cache, threads=threads) as file:
         # Windows removes no file that is mapped
-        return Transformer(file, isa=isa, mmap=mmap and (cache or os.name != "nt"), rope_theta=theta, kv_type=kv_type)
+        return open_weights(file, isa=isa, mmap=mmap and (cache or os.name != "nt"), rope_theta=theta, kv_type=kv_type)
 
 
 @dataclass(frozen=True)
 class Config:
     """Shape and constants of a model."""
 
-    format: str  # of the file: "llama2.c v0", "GGUF v3", ...
+    format: str  # of the file: "llama2.c v0", "GGUF v3", "safetensors", ...
     dim: int  # width of the residual stream
     hidden_dim: int  # width of the feed-forward layer
     n_layers: int
@@ -283,10 +284,12 @@ def load(
 ) -> Llama:
     """Open a model.
 
-    path: a GGUF file (of a split one the first part), or a llama2.c checkpoint of version 0, 1 or 2.
+    path: a GGUF file (of a split one the first part), a llama2.c checkpoint of version 0, 1 or 2, or a Hugging Face
+        directory of a Llama or Mistral with weights of F32, F16 or BF16: config.json beside model.safetensors, or
+        beside model.safetensors.index.json and its files. DIR/model.safetensors does as well.
     tokenizer: a llama2.c tokenizer.bin, a SentencePiece or Llama 3 .model, a GGUF file, or a Tokenizer. None: a GGUF
-        file's own; for other files `tokenizer.bin`, `tok<size>.bin`, `tokenizer.model` or `tok<size>.model` beside the
-        checkpoint or in the current directory, when first needed.
+        file's own; for others `tokenizer.bin`, `tok<size>.bin`, `tokenizer.model` or `tok<size>.model` in the model's
+        directory or in the current one, when first needed.
     threads: for each step; None: OMP_NUM_THREADS, else the physical cores that the process may use. A process forked
         while a model is open computes on one thread (the text is the same); one that is spawned, on all.
     isa: instruction-set level, one of available_isas(); None: LLAMA2C_ISA, else the best. All give the same bits, but

@@ -75,11 +75,12 @@ def quantize(
 ) -> Quantization:
     """Write a model with its weights in another type, as a GGUF file.
 
-    source: a GGUF file (of a split one the first part) or a llama2.c checkpoint of version 0, 1 or 2.
+    source: a GGUF file (of a split one the first part), a llama2.c checkpoint of version 0, 1 or 2, or a Hugging Face
+        directory.
     path: the new file, which appears when it is whole; an existing one is replaced only if `overwrite` says so.
     type: "Q8_0", "Q4_K_M", ...: see llama2c.recipes; in upper or lower case.
     threads: None: as for computing. The result does not depend on it.
-    tokenizer: a file whose vocabulary goes into the new one; None: the source's own, or what lies beside a checkpoint.
+    tokenizer: a file whose vocabulary goes into the new one; None: the source's own, or what lies beside it.
     progress: called with weights done, all weights, and a QuantizedTensor when one is complete, else None.
 
     Raises OSError, FormatError, UnsupportedError, TokenizerError or ValueError, whose message names the file; nothing

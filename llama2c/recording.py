@@ -20,10 +20,10 @@ from llama2c.records import (
     Sampling,
     TokenizerFile,
     hash_of,
-    model_paths,
 )
 from llama2c.text import ReplyText, ends_of, stops_of
 from llama2c.tokenizers import StrPath
+from llama2c.weights import model_paths
 
 if TYPE_CHECKING:
     from llama2c.model import Llama

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llama2c import schema
-from llama2c._core import FormatError, is_gguf, read_gguf
-from llama2c.formats.gguf_source import part_paths
+from llama2c._core import FormatError
 from llama2c.new_file import NewFile
 from llama2c.tokenizers import StrPath
 
@@ -44,7 +43,7 @@ class ModelFiles:
     """A model on the disk."""
 
     path: str  # absolute
-    files: tuple[FileHash, ...]  # one, or the parts of a split GGUF file
+    files: tuple[FileHash, ...]  # see llama2c.weights.model_paths
 
     def __post_init__(self) -> None:
         _expect(len(self.files) > 0, "files", "at least one", [])
@@ -179,11 +178,6 @@ class Record:
 class _Head:
     format: str
     format_version: int
-
-
-def model_paths(path: StrPath) -> list[str]:
-    """The files of a model: one, or the parts of a split GGUF file. Raises OSError and FormatError."""
-    return part_paths(os.fspath(path), read_gguf(path, longest=1)) if is_gguf(path) else [os.fspath(path)]
 
 
 def hash_of(path: StrPath) -> FileHash:

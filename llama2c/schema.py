@@ -48,7 +48,7 @@ def read(kind: type[T], value: object, key: str = "") -> T:
     key: where the value stands, as in "sampling.stop[2]". Raises FormatError.
     """
     if not isinstance(value, dict):
-        raise FormatError(f"{key or 'the file'}: expected an object, got {_shown(value)}")
+        raise FormatError(f"{key or 'the file'}: expected an object, got {shown(value)}")
     hints = typing.get_type_hints(kind)
     values = {}
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]
@@ -71,12 +71,12 @@ def _value(hint: Any, value: object, key: str) -> Any:
             return None
         [inner] = [argument for argument in arguments if argument is not type(None)]
         if not dataclasses.is_dataclass(inner) and not _fits(inner, value):
-            raise FormatError(f"{key}: expected {_described(hint)}, got {_shown(value)}")
+            raise FormatError(f"{key}: expected {_described(hint)}, got {shown(value)}")
         return _value(inner, value, key)
     if dataclasses.is_dataclass(hint):
         return read(typing.cast(type[Any], hint), value, key)
     if not _fits(hint, value):
-        raise FormatError(f"{key}: expected {_described(hint)}, got {_shown(value)}")
+        raise FormatError(f"{key}: expected {_described(hint)}, got {shown(value)}")
     if origin is tuple:
         items = typing.cast(list[object], value)
         return tuple(_value(arguments[0], item, f"{key}[{index}]") for index, item in enumerate(items))
@@ -105,6 +105,7 @@ def _described(hint: Any) -> str:
     return _NAMES.get(hint, "an object")
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """A value as an error tells it: JSON, cut off where it gets long."""
     text = json.dumps(value)
     return text if len(text) <= 40 else f"{text[:40]}..."

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from llama2c._core import FormatError, Tokenizer, is_gguf
 from llama2c.errors import TokenizerError
+from llama2c.formats.hf import directory_of
 
 if TYPE_CHECKING:
     from llama2c.formats.tiktoken_model import TiktokenTable
@@ -55,8 +56,8 @@ def _from_tiktoken(path: StrPath, table: "TiktokenTable") -> Tokenizer:
 
 
 def candidates(checkpoint: StrPath, vocab_size: int) -> Iterator[Path]:
-    """Where a checkpoint's tokenizer may lie: beside it, then, as llama2.c has it, in the current directory."""
-    for directory in (Path(checkpoint).parent, Path()):
+    """Where a checkpoint's tokenizer may lie: in its directory, then, as llama2.c has it, in the current one."""
+    for directory in (directory_of(checkpoint), Path()):
         for name in (
             "tokenizer.bin",
             f"tok{vocab_size}.bin",
@@ -83,6 +84,9 @@ def find_tokenizer(checkpoint: StrPath, vocab_size: int) -> tuple[Tokenizer, str
         if len(tokenizer) == vocab_size:
             return tokenizer, os.fspath(path)
         seen.append(f"{path} ({len(tokenizer)} tokens)")
+    unread = directory_of(checkpoint) / "tokenizer.json"
+    if unread.is_file():
+        seen.append(f"{unread} (not read: a tokenizer.model or tokenizer.bin is, or a GGUF file of the same model)")
     raise TokenizerError(
         f"{os.fspath(checkpoint)}: no tokenizer of {vocab_size} tokens found; looked at {', '.join(seen)}; "
         "name one with tokenizer=... or --tokenizer"

@@ -4,7 +4,8 @@
 
 A program of its own, so that torch and its threads stay out of the process of the tests. SHAPES.json lists arguments
 of LlamaConfig; OUT/<number>.npz gets for each the tensors, `logits` (f32 [prompt, vocab], of the prompt alone),
-`tokens` (the prompt, then greedy ones), `margin` (least distance of the two best logits at a greedy token) and `seed`.
+`tokens` (the prompt, then greedy ones), `margin` (least distance of the two best logits at a greedy token) and `seed`;
+OUT/<number>/ the model as save_pretrained writes it.
 """
 
 import json
@@ -47,8 +48,8 @@ def tensors_of(model, config) -> dict[str, np.ndarray]:
     return tensors
 
 
-def reference(arguments: dict, seed: int) -> dict[str, np.ndarray]:
-    """A random model in float32 and what it says."""
+def reference(arguments: dict, seed: int, folder: Path) -> dict[str, np.ndarray]:
+    """A random model in float32, which is saved, and what it says."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -72,6 +73,7 @@ def reference(arguments: dict, seed: int) -> dict[str, np.ndarray]:
             margin = min(margin, float(best.values[0] - best.values[1]))
             tokens = torch.cat([tokens, best.indices[None, :1]], dim=1)
     assert logits.dtype == torch.float32
+    model.save_pretrained(folder)
     return {
         **tensors_of(model, config),
         "logits": logits.numpy(),
@@ -85,7 +87,7 @@ def main() -> None:
     shapes, out = Path(sys.argv[1]), Path(sys.argv[2])
     for number, arguments in enumerate(json.loads(shapes.read_text())):
         seed = 1
-        while (found := reference(arguments, seed))["margin"] < MARGIN:
+        while (found := reference(arguments, seed, out / str(number)))["margin"] < MARGIN:
             seed += 1
         np.savez(out / f"{number}.npz", **found)
 

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from conftest import require_modules
 from hf_llama import MARGIN, PROMPT, TOKENS
+from hf_models import stretch
 from oracle import Shape, nmse
 
 from llama2c import Session, Transformer
+from llama2c.weights import open_weights
 
 HERE = Path(__file__).resolve().parent
 LLAMA3_ROPE = {
@@ -32,6 +34,7 @@ SHAPES = {
     "llama3": (Shape(192, 512, 4, 6, 6, 1000, 320, tied=False), LLAMA3_ROPE),
 }
 FILES = [("gqa", "v0"), ("gqa", "gguf"), ("odd", "v0"), ("odd", "gguf"), ("llama3", "gguf")]
+FILES += [(name, "hf") for name in SHAPES]  # what transformers itself saved
 
 
 @pytest.fixture(scope="module")
@@ -68,21 +71,16 @@ def references(tmp_path_factory) -> dict[str, dict[str, np.ndarray]]:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return {name: dict(np.load(out / f"{number}.npz")) for number, name in enumerate(SHAPES)}
-
-
-def stretch(rope: dict[str, float], head_dim: int) -> np.ndarray:
-    """By what Llama 3.1 divides each frequency: 1 for waves shorter than a fourth of the trained context, `factor` for
-    those that are longer than it, and between them a linear passage in the number of waves."""
-    waves = rope["original_max_position_embeddings"] * rope["rope_theta"] ** (-np.arange(0, head_dim, 2) / head_dim)
-    waves /= 2 * np.pi
-    share = (waves - rope["low_freq_factor"]) / (rope["high_freq_factor"] - rope["low_freq_factor"])
-    share = np.clip(share, 0, 1)
-    return (1 / (share + (1 - share) / rope["factor"])).astype(np.float32)
+    return {
+        name: {**np.load(out / f"{number}.npz"), "folder": np.array(str(out / str(number)))}
+        for number, name in enumerate(SHAPES)
+    }
 
 
 def transformer(folder: Path, name: str, kind: str, found: dict[str, np.ndarray]) -> Transformer:
-    """The reference's weights in a file of ours."""
+    """The reference's weights in a file of ours, or as they were saved."""
+    if kind == "hf":
+        return open_weights(str(found["folder"]))
     shape, rope = SHAPES[name]
     theta = float(rope["rope_theta"])
     path = folder / f"model.{kind}"

@@ -19,6 +19,7 @@ from llama2c._core import (
 )
 from llama2c.cli import MAX_THREADS, add_engine_options, integer
 from llama2c.cli.quantize import fill_cache
+from llama2c.weights import FORMATS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,7 +50,7 @@ def add(commands: Any) -> None:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_argument("checkpoint", metavar="CKPT", help="the model: a GGUF file or a llama2.c .bin file")
+    command.add_argument("checkpoint", metavar="CKPT", help=f"the model: {FORMATS}")
     command.add_argument(
         "-p",
         dest="prompts",

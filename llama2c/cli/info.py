@@ -8,8 +8,10 @@ from typing import Any
 
 from llama2c import __version__
 from llama2c._core import available_isas, batch_bytes, chosen_isa, is_gguf, read_config, read_gguf, session_bytes
+from llama2c.formats.hf import is_hf, read_table
 from llama2c.threads import default_threads
 from llama2c.tokenizers import candidates
+from llama2c.weights import FORMATS, model_paths, open_weights
 
 CHUNK = 256  # prompt rows of a step, the default of Session
 SHOWN = 6  # elements of an array in a GGUF file's metadata
@@ -23,7 +25,7 @@ def add(commands: Any) -> None:
         help="what a file is, the memory it needs, what this machine can do",
         description="Tell what a model file is, the memory it will need, and which instruction sets this machine has.",
     )
-    command.add_argument("checkpoint", metavar="CKPT", nargs="?", help="a model file; without it: the machine only")
+    command.add_argument("checkpoint", metavar="CKPT", nargs="?", help=f"{FORMATS}; without it: the machine only")
     command.add_argument("--json", action="store_true", help="print JSON")
     command.set_defaults(run=run)
 
@@ -47,10 +49,11 @@ def parameter_count(config: dict[str, Any]) -> int:
 
 
 def gather_model(path: str) -> dict[str, Any]:
-    """A model file: configuration and memory. Raises what read_config raises."""
-    config = read_config(path)
+    """A model: configuration, memory, tensors where the file names them. Raises what open_weights raises."""
+    weights = open_weights(path) if is_hf(path) else path
+    config = read_config(path) if isinstance(weights, str) else weights.config
     context = config["context"]
-    header = read_gguf(path, longest=SHOWN) if is_gguf(path) else {}
+    header = read_gguf(path, longest=SHOWN) if is_gguf(path) else {"tensors": tensors_of(path)} if is_hf(path) else {}
     tokenizers = (
         [path]
         if any(item["key"] == "tokenizer.ggml.tokens" for item in header.get("metadata", ()))
@@ -60,17 +63,31 @@ def gather_model(path: str) -> dict[str, Any]:
         "path": path,
         **config,
         "parameters": parameter_count(config),
-        "file_bytes": os.stat(path).st_size,
-        "kv_bytes_full_context": session_bytes(path, context),
-        "kv_bytes_per_1024_positions": session_bytes(path, 1024),
-        "work_bytes": batch_bytes(path, min(CHUNK, context), default_threads()),
+        "file_bytes": sum(os.stat(part).st_size for part in model_paths(path)),
+        "kv_bytes_full_context": session_bytes(weights, context),
+        "kv_bytes_per_1024_positions": session_bytes(weights, 1024),
+        "work_bytes": batch_bytes(weights, min(CHUNK, context), default_threads()),
         "tokenizers_found": list(dict.fromkeys(tokenizers)),
         **header,
     }
 
 
-def print_header(header: dict[str, Any]) -> None:
-    """The metadata and the tensors of a GGUF file."""
+def tensors_of(path: str) -> list[dict[str, Any]]:
+    """The tensors of a Hugging Face directory that the model needs, as read_gguf has them."""
+    return [
+        {
+            "name": entry.name,
+            "type": entry.type,
+            "shape": list(entry.shape),
+            "offset": entry.offset,
+            "bytes": entry.bytes,
+        }
+        for entry in read_table(path).entries
+    ]
+
+
+def print_metadata(header: dict[str, Any]) -> None:
+    """The metadata of a GGUF file."""
     print(f"metadata ({len(header['metadata'])} entries)")
     for item in header["metadata"]:
         kind, value = item["type"], item["value"]
@@ -78,10 +95,15 @@ def print_header(header: dict[str, Any]) -> None:
             kind = f"{item['element']}[{item['count']}]"
             value = ", ".join(map(short, value)) + (", ..." if item["count"] > len(value) else "")
         print(f"  {item['key']:<44} {kind:<16} {value if item['type'] == 'ARRAY' else short(value)}")
-    print(f"tensors ({len(header['tensors'])})")
-    for tensor in header["tensors"]:
+
+
+def print_tensors(tensors: list[dict[str, Any]]) -> None:
+    """What the weights are."""
+    print(f"tensors ({len(tensors)})")
+    width = max([28, *(len(tensor["name"]) for tensor in tensors)])
+    for tensor in tensors:
         shape = " x ".join(map(str, tensor["shape"]))
-        print(f"  {tensor['name']:<28} {tensor['type']:<8} {shape:>16} {size(tensor['bytes']):>12}")
+        print(f"  {tensor['name']:<{width}} {tensor['type']:<8} {shape:>16} {size(tensor['bytes']):>12}")
 
 
 def short(value: object) -> str:
@@ -129,7 +151,9 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"    per 1024 positions               {size(m['kv_bytes_per_1024_positions']):>12}")
         print(f"  work space, prompts by {CHUNK}         {size(m['work_bytes']):>12}")
         if "metadata" in m:
-            print_header(m)
+            print_metadata(m)
+        if "tensors" in m:
+            print_tensors(m["tensors"])
     machine = report["machine"]
     print(f"llama2c {machine['version']} on {machine['platform']}")
     print(f"  instruction-set levels: {', '.join(machine['isas'])}; chosen: {machine['isa']}")

@@ -9,6 +9,7 @@ from typing import Any
 
 from llama2c.cli import add_engine_options, add_threads, integer
 from llama2c.cli.quantize import fill_cache
+from llama2c.weights import FORMATS
 
 EPILOG = """\
 examples:
@@ -28,7 +29,7 @@ def add(commands: Any) -> None:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_argument("checkpoint", metavar="MODEL", help="a GGUF file or a llama2.c .bin file")
+    command.add_argument("checkpoint", metavar="MODEL", help=FORMATS)
     command.add_argument("text", metavar="TEXT", help="a file of UTF-8 text; -: the standard input")
     command.add_argument(
         "-c",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from llama2c.cli import MAX_THREADS, integer, recipe
 from llama2c.cli.info import size
 from llama2c.recipes import names
+from llama2c.weights import FORMATS
 
 if TYPE_CHECKING:
     from llama2c.quantization import Progress, QuantizedTensor
@@ -35,7 +36,7 @@ def add(commands: Any) -> None:
         epilog=EPILOG.format(names=names()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_argument("input", metavar="IN", help="the model: a GGUF file or a llama2.c .bin file")
+    command.add_argument("input", metavar="IN", help=f"the model: {FORMATS}")
     command.add_argument("output", metavar="OUT", help="the GGUF file to write")
     command.add_argument(
         "type", metavar="TYPE", type=recipe, help="Q8_0, Q6_K, Q5_K_M, Q4_K_M, Q4_0, F16, ...: see below"
@@ -50,7 +51,7 @@ def add(commands: Any) -> None:
         "-z",
         "--tokenizer",
         metavar="FILE",
-        help="whose vocabulary goes into OUT (default: that of IN, for a .bin file what lies beside it)",
+        help="whose vocabulary goes into OUT (default: that of IN, for other files what lies beside it)",
     )
     command.add_argument("--force", action="store_true", help="replace OUT if it exists")
     command.set_defaults(run=run)

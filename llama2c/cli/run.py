@@ -13,6 +13,7 @@ from llama2c.cli.quantize import fill_cache
 from llama2c.generation import Run, prompt_ids
 from llama2c.new_file import NewFile
 from llama2c.text import TextDecoder
+from llama2c.weights import FORMATS
 
 LLAMA2C_END = 1  # llama2.c ends a text at this token, whatever the tokenizer says
 FLUSH_SECONDS = 0.02  # a reader of a pipe sees text at least that often
@@ -25,7 +26,7 @@ examples:
   llama2c run llama-2-7b-chat.Q4_K_M.gguf -m chat            a conversation
   llama2c run stories15M.bin --record run.json               a text that `llama2c replay run.json` verifies
 
-A GGUF file has its tokenizer. For a .bin file it is looked for beside it and in the current directory: tokenizer.bin,
+A GGUF file has its tokenizer. Other models' is looked for beside them and in the current directory: tokenizer.bin,
 tok<size>.bin, tokenizer.model, tok<size>.model. The same seed gives the same text, on any number of
 threads and any instruction set of one machine.
 """
@@ -40,7 +41,7 @@ def add(commands: Any) -> None:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_argument("checkpoint", metavar="CKPT", nargs="?", help="the model: a GGUF file or a llama2.c .bin file")
+    command.add_argument("checkpoint", metavar="CKPT", nargs="?", help=f"the model: {FORMATS}")
     command.add_argument("text", metavar="PROMPT", nargs="?", help="text to continue; the same as -i")
     command.add_argument(
         "-t",

@@ -1,18 +1,22 @@
 """A model file as what a GGUF writer needs: metadata entries and tensors, whatever format it is of."""
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama2c._core import FormatError, Tokenizer, Transformer, UnsupportedError, is_gguf, read_gguf, read_gguf_entries
 from llama2c.formats.gguf_writer import encode_value
+from llama2c.formats.hf import is_hf, read_table
+from llama2c.formats.table import ModelTable
 from llama2c.tokenizers import StrPath, candidates, checked, load_tokenizer
+from llama2c.weights import model_name, part_paths
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+_ROPE_FREQS = "rope_freqs.weight"  # where GGUF has the divisors of RoPE's frequencies
 _LAYER = ("attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_norm", "ffn_gate", "ffn_up", "ffn_down")
 
 
@@ -43,6 +47,7 @@ class Source:
     entries: list[tuple[str, bytes]]
     tensors: list[SourceTensor]
     alignment: int
+    rope_freqs: tuple[float, ...] = ()  # the tensor of that name, where no file has it
 
     def is_file_of(self, path: StrPath) -> bool:
         """Whether the path is that of one of its files, by whatever name."""
@@ -50,6 +55,10 @@ class Source:
 
     def rows(self, tensor: SourceTensor, start: int, stop: int) -> "NDArray[np.float32]":
         """Rows [start, stop) as float32."""
+        if self.rope_freqs and tensor.name == _ROPE_FREQS:
+            import numpy as np
+
+            return np.array([self.rope_freqs], np.float32)[start:stop]
         *block, role = tensor.name.removesuffix(".weight").split(".")
         return self.transformer.weight_rows(role, int(block[1]) if block else 0, start, stop)
 
@@ -63,15 +72,14 @@ class Source:
 
 
 def open_source(path: StrPath, *, tokenizer: StrPath | None = None) -> Source:
-    """A GGUF file (of a split one the first part) or a llama2.c checkpoint.
+    """A GGUF file (of a split one the first part), a llama2.c checkpoint or a Hugging Face directory.
 
-    tokenizer: whose vocabulary goes into the metadata; None: the file's own, or for a llama2.c checkpoint the first
-    beside it that fits, if there is one. Raises what Transformer and load_tokenizer raise.
+    tokenizer: whose vocabulary goes into the metadata; None: the file's own, or where it has none the first beside it
+    that fits, if there is one. Raises what open_weights and load_tokenizer raise.
     """
     name = os.fspath(path)
-    transformer = Transformer(name)
-    source = _open_gguf(name, transformer) if is_gguf(name) else _open_checkpoint(name, transformer)
-    vocabulary = _vocabulary(name, tokenizer, transformer.config["vocab_size"])
+    source = _open_gguf(name) if is_gguf(name) else _open_table(name) if is_hf(name) else _open_checkpoint(name)
+    vocabulary = _vocabulary(name, tokenizer, source.transformer.config["vocab_size"])
     if vocabulary:
         kept = [(key, value) for key, value in source.entries if not key.startswith("tokenizer.")]
         source.entries[:] = kept + vocabulary
@@ -81,14 +89,8 @@ def open_source(path: StrPath, *, tokenizer: StrPath | None = None) -> Source:
 # ---- GGUF ----
 
 
-def part_paths(path: str, header: dict[str, Any]) -> list[str]:
-    """All files of a model, given the first and its header (read_gguf); one unless it is split."""
-    count = next((item["value"] for item in header["metadata"] if item["key"] == "split.count"), 1) or 1
-    stem = path.removesuffix(f"-00001-of-{count:05}.gguf")
-    return [path] + [f"{stem}-{part:05}-of-{count:05}.gguf" for part in range(2, count + 1)]
-
-
-def _open_gguf(path: str, transformer: Transformer) -> Source:
+def _open_gguf(path: str) -> Source:
+    transformer = Transformer(path)
     header = read_gguf(path, longest=1)
     paths = part_paths(path, header)
     tensors = [
@@ -100,22 +102,56 @@ def _open_gguf(path: str, transformer: Transformer) -> Source:
     return Source(path, paths, transformer, entries, tensors, header["alignment"])
 
 
-# ---- llama2.c ----
+# ---- Others ----
 
 
-def _open_checkpoint(path: str, transformer: Transformer) -> Source:
-    config = transformer.config
-    names = ["token_embd", "output_norm"] + ([] if config["tied"] else ["output"])
-    names += [f"blk.{layer}.{role}" for layer in range(config["n_layers"]) for role in _LAYER]
+def _names(config: dict[str, Any]) -> Iterator[tuple[str, str, int]]:
+    """Name in GGUF, role and layer of every tensor."""
+    for role in ("token_embd", "output_norm") + (() if config["tied"] else ("output",)):
+        yield f"{role}.weight", role, 0
+    for layer in range(config["n_layers"]):
+        yield from ((f"blk.{layer}.{role}.weight", role, layer) for role in _LAYER)
+
+
+def _open_table(path: str) -> Source:
+    table = read_table(path)
+    transformer = Transformer(path, table=table)
+    found = {(entry.role, entry.layer): entry for entry in table.entries}
     tensors = []
-    for name in names:
-        *block, role = name.split(".")
-        rows, cols = transformer.weight_shape(role, int(block[1]) if block else 0)
+    for name, role, layer in _names(transformer.config):
+        entry = found[role, layer]
+        tensors.append(SourceTensor(name, entry.shape, entry.type, entry.bytes, table.paths[entry.file], None))
+    if table.rope_freqs:
+        pairs = len(table.rope_freqs)
+        tensors.append(SourceTensor(_ROPE_FREQS, (pairs,), "F32", 4 * pairs, path, None))
+    values = {**_architecture(path, transformer.config), **_more_architecture(table)}
+    entries = [(key, encode_value(value)) for key, value in values.items()]
+    return Source(path, [*table.others, *table.paths], transformer, entries, tensors, 32, table.rope_freqs)
+
+
+def _more_architecture(table: ModelTable) -> dict[str, str | int | float]:
+    """What llama2.c's models do not have."""
+    values: dict[str, str | int | float] = {"llama.attention.layer_norm_rms_epsilon": table.norm_eps}
+    if table.head_dim * table.n_heads != table.dim:
+        values |= {"llama.attention.key_length": table.head_dim, "llama.attention.value_length": table.head_dim}
+    if table.window:
+        values["llama.attention.sliding_window"] = table.window
+    if table.rope_factor != 1:
+        values |= {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": table.rope_factor}
+    return values
+
+
+def _open_checkpoint(path: str) -> Source:
+    transformer = Transformer(path)
+    config = transformer.config
+    tensors = []
+    for name, role, layer in _names(config):
+        rows, cols = transformer.weight_shape(role, layer)
         norm = role.endswith("norm")
         kind = "F32" if norm else config["weight_type"]
         groups = 0 if norm or not config["group_size"] else rows * cols // config["group_size"]
         size = rows * cols + 4 * groups if groups else 4 * rows * cols
-        tensors.append(SourceTensor(f"{name}.weight", (cols,) if norm else (rows, cols), kind, size, path, None))
+        tensors.append(SourceTensor(name, (cols,) if norm else (rows, cols), kind, size, path, None))
     entries = [(key, encode_value(value)) for key, value in _architecture(path, config).items()]
     return Source(path, [path], transformer, entries, tensors, 32)
 
@@ -123,7 +159,7 @@ def _open_checkpoint(path: str, transformer: Transformer) -> Source:
 def _architecture(path: str, config: dict[str, Any]) -> dict[str, str | int | float]:
     return {
         "general.architecture": "llama",
-        "general.name": Path(path).stem,
+        "general.name": model_name(path),
         "llama.context_length": config["context"],
         "llama.embedding_length": config["dim"],
         "llama.block_count": config["n_layers"],
@@ -141,7 +177,7 @@ def _architecture(path: str, config: dict[str, Any]) -> dict[str, str | int | fl
 
 
 def _vocabulary(path: str, named: StrPath | None, vocab_size: int) -> list[tuple[str, bytes]]:
-    """The entries of a tokenizer that is named, or lies beside a checkpoint that is no GGUF file; else none."""
+    """The entries of a tokenizer that is named, or lies beside a model that is no GGUF file; else none."""
     if named is not None:
         return _vocabulary_in(named, vocab_size, path)
     if is_gguf(path):

@@ -117,37 +117,37 @@ def _read(path: str) -> SafetensorsHeader:
 
 def _metadata(value: object) -> dict[str, str]:
     if not isinstance(value, dict):
-        raise FormatError(f"__metadata__: expected an object, got {_shown(value)}")
+        raise FormatError(f"__metadata__: expected an object, got {schema.shown(value)}")
     for key, item in value.items():
         if not isinstance(item, str):
-            raise FormatError(f"__metadata__.{_short(key)}: expected a string, got {_shown(item)}")
+            raise FormatError(f"__metadata__.{short_name(key)}: expected a string, got {schema.shown(item)}")
     return value
 
 
 def _tensor(name: str, value: object, start: int) -> SafetensorsTensor:
-    place = f"tensor {_short(name)}"
+    place = f"tensor {short_name(name)}"
     if not isinstance(value, dict):
-        raise FormatError(f"{place}: expected an object, got {_shown(value)}")
+        raise FormatError(f"{place}: expected an object, got {schema.shown(value)}")
     for key in ("dtype", "shape", "data_offsets"):
         if key not in value:
             raise FormatError(f"{place}: no {key}")
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if not isinstance(dtype, str) or dtype not in BITS:
-        raise FormatError(f"{place}: dtype is {_shown(dtype)}, expected one of {', '.join(BITS)}")
+        raise FormatError(f"{place}: dtype is {schema.shown(dtype)}, expected one of {', '.join(BITS)}")
     if not _are_sizes(shape):
-        raise FormatError(f"{place}: shape is {_shown(shape)}, expected a list of integers from 0 to 2**63 - 1")
+        raise FormatError(f"{place}: shape is {schema.shown(shape)}, expected a list of integers from 0 to 2**63 - 1")
     if not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise FormatError(f"{place}: data_offsets is {_shown(offsets)}, expected [begin, end]")
+        raise FormatError(f"{place}: data_offsets is {schema.shown(offsets)}, expected [begin, end]")
     begin, end = offsets
     bits = BITS[dtype]
     for size in shape:
         bits *= size
         if bits > 8 * _MOST:  # before the next factor: a number of a million digits takes long
-            raise FormatError(f"{place}: shape {_shown(shape)} is more than a file can hold")
+            raise FormatError(f"{place}: shape {schema.shown(shape)} is more than a file can hold")
     if bits != 8 * (end - begin):
         raise FormatError(
             f"{place}: data_offsets [{begin}, {end}] are {end - begin} bytes, "
-            f"expected {-(-bits // 8)} for shape {_shown(shape)} of {dtype}"
+            f"expected {-(-bits // 8)} for shape {schema.shown(shape)} of {dtype}"
         )
     return SafetensorsTensor(name, dtype, tuple(shape), start + begin, end - begin)
 
@@ -160,7 +160,9 @@ def _check_places(tensors: list[SafetensorsTensor], start: int, size: int) -> No
     """The tensors, sorted, lie side by side from the header's end to that of the file."""
     end = start
     for tensor in tensors:
-        place = f"tensor {_short(tensor.name)}: it lies at offsets {tensor.offset} to {tensor.offset + tensor.bytes}"
+        place = (
+            f"tensor {short_name(tensor.name)}: it lies at offsets {tensor.offset} to {tensor.offset + tensor.bytes}"
+        )
         if tensor.offset + tensor.bytes > size:
             raise FormatError(f"{place}, but the file has {size} bytes: cut off?")
         if tensor.offset != end:
@@ -171,14 +173,9 @@ def _check_places(tensors: list[SafetensorsTensor], start: int, size: int) -> No
         raise FormatError(f"offset {end}: the tensors end here, expected the end of the file, which has {size} bytes")
 
 
-def _short(name: str) -> str:
-    """A name as it may stand in a message of one line."""
-    return name if name.isprintable() and 0 < len(name) <= 100 else _shown(name)
-
-
-def _shown(value: object) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 100 else f"{text[:100]}..."
+def short_name(name: str) -> str:
+    """A tensor's name as it may stand in a message of one line."""
+    return name if name.isprintable() and 0 < len(name) <= 100 else schema.shown(name)
 
 
 # ---- Writer ----
@@ -207,7 +204,9 @@ def write_safetensors(
     at = 0
     for name, dtype, array in items:
         if name in header or name == "__metadata__":
-            raise ValueError(f"tensor {_short(name)}: {'a name of the format' if name[:2] == '__' else 'given twice'}")
+            raise ValueError(
+                f"tensor {short_name(name)}: {'a name of the format' if name[:2] == '__' else 'given twice'}"
+            )
         header[name] = {"dtype": dtype, "shape": array.shape, "data_offsets": [at, at + array.nbytes]}
         at += array.nbytes
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
@@ -227,10 +226,10 @@ def _stored(name: str, value: "NDArray[np.generic] | BFloat16") -> "tuple[str, N
     kind = array.dtype.str[1:]
     if isinstance(value, BFloat16):
         if kind != "u2":
-            raise ValueError(f"tensor {_short(name)}: bits of bfloat16 are {array.dtype}, expected uint16")
+            raise ValueError(f"tensor {short_name(name)}: bits of bfloat16 are {array.dtype}, expected uint16")
         return "BF16", array
     if kind not in _DTYPES:
-        raise ValueError(f"tensor {_short(name)}: {array.dtype}, which the format does not have")
+        raise ValueError(f"tensor {short_name(name)}: {array.dtype}, which the format does not have")
     return _DTYPES[kind], array
 
 

@@ -11,7 +11,7 @@ class TableEntry:
     role: str  # what the core calls it: "token_embd", "attn_q", ...
     layer: int  # 0 for a tensor that no layer owns
     type: str  # GGUF's name of it: "F32", "F16", "BF16", ...
-    shape: tuple[int, int] | tuple[int]  # rows first; a norm is a vector
+    shape: tuple[int, ...]  # rows and columns; a norm is a vector
     file: int  # index in ModelTable.paths
     offset: int  # in that file
     bytes: int
