@@ -48,6 +48,7 @@ static void lay_out(l2c_batch *b, arena *a, const l2c_config *config, size_t row
     b->attended = part(a, rows * q_dim, sizeof(float));
     b->gate = part(a, rows * hidden_dim, sizeof(float));
     b->up = part(a, rows * hidden_dim, sizeof(float));
+    b->low = part(a, rows * (size_t)config->lora_rank, sizeof(float));
     b->angles = part(a, rows * 2 * head_dim, sizeof(float));
     const size_t widest = larger(larger(dim, q_dim), hidden_dim);
     if (config->group_size) {

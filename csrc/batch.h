@@ -32,6 +32,7 @@ struct l2c_batch {
     float *q, *k, *v; /* [R][n_heads head_dim], [R][n_kv_heads head_dim] twice */
     float *attended;  /* [R][n_heads head_dim] */
     float *gate, *up; /* [R][hidden_dim] */
+    float *low;       /* [R][lora_rank at most] x @ A^T of the adapters for the input at hand */
     float *angles;    /* [R][2 head_dim] of RoPE at this row's position, as kernels take them */
     /* [R] of the widest input of a product, for models of integers: llama2.c's, GGUF's for both roles */
     l2c_q8_rows q8;

@@ -5,8 +5,11 @@
  *                    x += D (silu(G n) * U n),                     n = rmsnorm(x)
  *   logits = W rmsnorm(x)
  *
+ * where W x stands for W x + B (A x) if the matrix has an adapter (Hu et al., 2021).
+ *
  * Every thread runs every line; each operator shares its work by rows, heads or columns and ends together. */
 #include "batch.h"
+#include "lora.h"
 
 #include <math.h>
 #include <string.h>
@@ -107,6 +110,28 @@ static void join_halves(float *x, size_t heads, size_t head_dim, float *halves) 
             x[2 * i] = halves[i];
             x[2 * i + 1] = halves[i + head_dim / 2];
         }
+    }
+}
+
+/* low = x @ A^T for the adapters of all matrices that take this role's input, whole when it returns; false: there are
+ * none. */
+static bool reduce(const l2c_team *team, const l2c_batch *b, const float *x, l2c_tensor_role role, size_t layer) {
+    const l2c_lora *lora = b->transformer->lora;
+    const l2c_tensor *a = lora ? l2c_lora_input(lora, role, layer) : NULL;
+    if (a) {
+        product(team, b, b->low, x, a, false);
+        l2c_team_wait(team);
+    }
+    return a != NULL;
+}
+
+/* y += low @ B^T for the role's adapter if it has one, by the same columns that its product shares out; does not wait */
+static void adapt(const l2c_team *team, const l2c_batch *b, float *y, l2c_tensor_role role, size_t layer) {
+    const l2c_lora_matrix *m = l2c_lora_matrix_of(b->transformer->lora, role, layer);
+    if (m->b.cols) {
+        const size_t stride = l2c_lora_input(b->transformer->lora, role, layer)->rows;
+        const l2c_rows rows = rows_of(b, b->low + m->from, stride);
+        l2c_matmul(team, b->transformer->kernels, y, &rows, &m->b, true, scratch(team, b));
     }
 }
 
@@ -230,6 +255,10 @@ static void feed_forward(const l2c_team *team, l2c_batch *b, size_t layer) {
     const l2c_range columns = l2c_team_share(team, hidden_dim, L2C_LANES);
     product(team, b, b->gate, b->normed, tensor(b, L2C_TENSOR_FFN_GATE, layer), false);
     product(team, b, b->up, b->normed, tensor(b, L2C_TENSOR_FFN_UP, layer), false);
+    if (reduce(team, b, b->normed, L2C_TENSOR_FFN_GATE, layer)) {
+        adapt(team, b, b->gate, L2C_TENSOR_FFN_GATE, layer);
+        adapt(team, b, b->up, L2C_TENSOR_FFN_UP, layer);
+    }
     for (size_t r = 0; r < row_count(b); r++) {
         const size_t at = r * hidden_dim + columns.from;
         b->transformer->kernels->swiglu(b->gate + at, b->up + at, columns.to - columns.from);
@@ -286,17 +315,28 @@ void l2c_forward(const l2c_team *team, void *batch) {
         product(team, b, b->q, b->normed, tensor(b, L2C_TENSOR_ATTN_Q, layer), false);
         product(team, b, b->k, b->normed, tensor(b, L2C_TENSOR_ATTN_K, layer), false);
         product(team, b, b->v, b->normed, tensor(b, L2C_TENSOR_ATTN_V, layer), false);
+        if (reduce(team, b, b->normed, L2C_TENSOR_ATTN_Q, layer)) {
+            adapt(team, b, b->q, L2C_TENSOR_ATTN_Q, layer);
+            adapt(team, b, b->k, L2C_TENSOR_ATTN_K, layer);
+            adapt(team, b, b->v, L2C_TENSOR_ATTN_V, layer);
+        }
         l2c_team_wait(team);
         rotate_and_store(team, b, layer);
         attend(team, b, layer);
         quantize(team, b, b->attended, q_dim);
         product(team, b, b->x, b->attended, tensor(b, L2C_TENSOR_ATTN_OUTPUT, layer), true);
+        if (reduce(team, b, b->attended, L2C_TENSOR_ATTN_OUTPUT, layer)) {
+            adapt(team, b, b->x, L2C_TENSOR_ATTN_OUTPUT, layer);
+        }
         l2c_team_wait(team);
 
         normalize(team, b, vector(b, L2C_TENSOR_FFN_NORM, layer));
         feed_forward(team, b, layer);
         quantize(team, b, b->gate, (size_t)c->hidden_dim);
         product(team, b, b->x, b->gate, tensor(b, L2C_TENSOR_FFN_DOWN, layer), true);
+        if (reduce(team, b, b->gate, L2C_TENSOR_FFN_DOWN, layer)) {
+            adapt(team, b, b->x, L2C_TENSOR_FFN_DOWN, layer);
+        }
         l2c_team_wait(team);
     }
     keep_wanted(team, b);

@@ -60,12 +60,22 @@ typedef struct l2c_config {
     bool tied;           /* the classifier is the embedding table */
     bool blocks;         /* some matrices are of GGUF's integer types */
     int32_t window;      /* positions that a token sees, its own the last; 0: all */
+    int32_t lora_rank;   /* the most values that adapters make of an input: sum of the ranks for it; 0: no adapters */
     const char *kv_type; /* of the keys and values that sessions hold: "f32", "f16" or "q8" */
     float norm_eps;
     double rope_theta;
     const char *weight_type; /* of most of the weights: "F32", "Q8" (llama2.c version 2), "Q4_K", ... */
     const char *format;      /* "llama2.c v0", "llama2.c v1", "llama2.c v2", "GGUF v2", "GGUF v3", or a table's own */
 } l2c_config;
+
+/* A low-rank adapter of one matrix of a layer: its product becomes x @ W^T + (x @ A^T) @ B^T, in f32 whatever W's type. */
+typedef struct l2c_adapter {
+    const char *tensor; /* "attn_q", ..., "ffn_down" */
+    int32_t layer;
+    int32_t rows, cols, rank;
+    const float *a; /* [rank][cols of W] */
+    const float *b; /* [rows of W][rank], scaled */
+} l2c_adapter;
 
 typedef struct l2c_open_options {
     const char *isa;   /* level by name; NULL: the best */
@@ -74,6 +84,8 @@ typedef struct l2c_open_options {
     /* "f32"; "f16"; "q8": int8 with a scale for each position and head. NULL: f32 for llama2.c's files and where most of
      * the weights are F32, else f16. */
     const char *kv_type;
+    const l2c_adapter *adapters; /* [n_adapters], copied; several of one matrix add up */
+    size_t n_adapters;
 } l2c_open_options;
 
 /* What a file is, without mapping its weights. */
@@ -112,10 +124,13 @@ int l2c_transformer_open_table(l2c_transformer **out, const l2c_table *table, co
 void l2c_transformer_free(l2c_transformer **transformer);
 const l2c_config *l2c_transformer_config(const l2c_transformer *transformer);
 const char *l2c_transformer_isa(const l2c_transformer *transformer);
-/* Bytes of the weights; bytes that one generated token reads of them (all, less the unread rows of the embedding). */
+/* [head_dim / 2] of RoPE, scaling included: radians that each pair of a head turns from one position to the next. */
+const double *l2c_transformer_frequencies(const l2c_transformer *transformer);
+/* Bytes of the weights, adapters included; bytes that one generated token reads of them (all, less the unread rows of the
+ * embedding). */
 size_t l2c_transformer_weight_bytes(const l2c_transformer *transformer);
 size_t l2c_transformer_token_bytes(const l2c_transformer *transformer);
-/* Multiply-adds of the weight matrices for one token, classifier included. */
+/* Multiply-adds of the weight matrices for one token, classifier and adapters included. */
 double l2c_transformer_token_macs(const l2c_transformer *transformer);
 
 /* One row of a weight matrix (or a whole norm, row 0) as f32. Tensor names are GGUF's: "token_embd", "output",

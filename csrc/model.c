@@ -3,6 +3,7 @@
 
 #include "error.h"
 #include "gguf.h"
+#include "lora.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -287,6 +288,17 @@ static int set_rope(l2c_transformer *t, double theta, l2c_error *error) {
     return L2C_OK;
 }
 
+static int set_adapters(l2c_transformer *t, const l2c_open_options *options, l2c_error *error) {
+    if (options->n_adapters == 0) {
+        return L2C_OK;
+    }
+    const int status = l2c_lora_create(&t->lora, &t->model, options->adapters, options->n_adapters, error);
+    if (status == L2C_OK) {
+        t->model.config.lora_rank = (int32_t)l2c_lora_rank(t->lora);
+    }
+    return status;
+}
+
 static int open_path(l2c_transformer *t, const char *path, const l2c_open_options *options, l2c_error *error) {
     source s = {0};
     int status = open_source(&s, path, !options->no_mmap, error);
@@ -344,6 +356,9 @@ static int open_model(l2c_transformer **out, const char *path, const l2c_table *
     if (status == L2C_OK) {
         status = set_rope(t, options->rope_theta, error);
     }
+    if (status == L2C_OK) {
+        status = set_adapters(t, options, error);
+    }
     if (status != L2C_OK) {
         l2c_transformer_free(out);
     }
@@ -363,6 +378,7 @@ void l2c_transformer_free(l2c_transformer **transformer) {
     l2c_transformer *t = *transformer;
     if (t) {
         free(t->frequencies);
+        l2c_lora_free(&t->lora);
         free(t->model.tensors);
         free(t->model.owned);
         for (size_t i = 0; i < t->n_files; i++) {
@@ -382,8 +398,17 @@ const char *l2c_transformer_isa(const l2c_transformer *transformer) {
     return transformer->kernels->name;
 }
 
+const double *l2c_transformer_frequencies(const l2c_transformer *transformer) {
+    return transformer->frequencies;
+}
+
+/* Of the adapters, whose every value serves one multiply-add of a token. */
+static size_t adapter_values(const l2c_transformer *transformer) {
+    return transformer->lora ? l2c_lora_values(transformer->lora) : 0;
+}
+
 size_t l2c_transformer_weight_bytes(const l2c_transformer *transformer) {
-    size_t bytes = 0;
+    size_t bytes = adapter_values(transformer) * sizeof(float);
     for (size_t i = transformer->model.config.tied ? 1 : 0; i < l2c_model_tensors(&transformer->model); i++) {
         bytes += l2c_tensor_bytes(&transformer->model.tensors[i]);
     }
@@ -391,7 +416,7 @@ size_t l2c_transformer_weight_bytes(const l2c_transformer *transformer) {
 }
 
 size_t l2c_transformer_token_bytes(const l2c_transformer *transformer) {
-    size_t bytes = 0;
+    size_t bytes = adapter_values(transformer) * sizeof(float);
     for (size_t i = L2C_TENSOR_TOKEN_EMBD + 1; i < l2c_model_tensors(&transformer->model); i++) {
         bytes += l2c_tensor_bytes(&transformer->model.tensors[i]);
     }
@@ -399,7 +424,7 @@ size_t l2c_transformer_token_bytes(const l2c_transformer *transformer) {
 }
 
 double l2c_transformer_token_macs(const l2c_transformer *transformer) {
-    double macs = 0;
+    double macs = (double)adapter_values(transformer);
     for (size_t i = L2C_TENSOR_TOKEN_EMBD + 1; i < l2c_model_tensors(&transformer->model); i++) {
         const l2c_tensor *t = &transformer->model.tensors[i];
         macs += t->rows > 1 ? (double)t->rows * (double)t->cols : 0;

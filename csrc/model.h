@@ -61,8 +61,11 @@ int l2c_gguf_parts(size_t *n_parts, size_t *part, const l2c_gguf *gguf, l2c_erro
 /* table.c: a model from a table and its open files, [table->n_files]. Allocates model->tensors and model->owned. */
 int l2c_table_model(l2c_model *out, const l2c_table *table, const l2c_file *files, l2c_error *error);
 
+typedef struct l2c_lora l2c_lora; /* lora.h */
+
 struct l2c_transformer {
     l2c_model model;
+    l2c_lora *lora;  /* NULL: no adapters */
     l2c_file *files; /* [n_files] */
     size_t n_files;
     const l2c_kernels *kernels;

@@ -35,17 +35,29 @@ cdef extern from "llama2c.h" nogil:
         bint tied
         bint blocks
         int32_t window
+        int32_t lora_rank
         const char *kv_type
         float norm_eps
         double rope_theta
         const char *weight_type
         const char *format
 
+    ctypedef struct l2c_adapter:
+        const char *tensor
+        int32_t layer
+        int32_t rows
+        int32_t cols
+        int32_t rank
+        const float *a
+        const float *b
+
     ctypedef struct l2c_open_options:
         const char *isa
         bint no_mmap
         double rope_theta
         const char *kv_type
+        const l2c_adapter *adapters
+        size_t n_adapters
 
     ctypedef struct l2c_transformer:
         pass
@@ -78,6 +90,7 @@ cdef extern from "llama2c.h" nogil:
     void l2c_transformer_free(l2c_transformer **transformer)
     const l2c_config *l2c_transformer_config(const l2c_transformer *transformer)
     const char *l2c_transformer_isa(const l2c_transformer *transformer)
+    const double *l2c_transformer_frequencies(const l2c_transformer *transformer)
     size_t l2c_transformer_weight_bytes(const l2c_transformer *transformer)
     size_t l2c_transformer_token_bytes(const l2c_transformer *transformer)
     double l2c_transformer_token_macs(const l2c_transformer *transformer)

@@ -1,7 +1,7 @@
 """Types of the Cython classes over the C core (llama2c.h). The docstrings live in _core.pyx."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Self, TypeAlias, final
 
 import numpy as np
@@ -78,11 +78,14 @@ class Transformer:
         rope_theta: float = 0.0,
         kv_type: str | None = None,
         table: ModelTable | None = None,
+        adapters: Iterable[tuple[str, int, NDArray[np.float32], NDArray[np.float32]]] = (),
     ) -> Self: ...
     @property
     def config(self) -> dict[str, Any]: ...
     @property
     def isa(self) -> str: ...
+    @property
+    def rope_frequencies(self) -> tuple[float, ...]: ...
     @property
     def weight_bytes(self) -> int: ...
     @property

@@ -189,6 +189,7 @@ cdef dict config_dict(const l2c_config *c):
         "blocks": bool(c.blocks),
         "group_size": c.group_size,
         "window": c.window,
+        "lora_rank": c.lora_rank,
         "kv_type": c.kv_type.decode(),
         "norm_eps": round(c.norm_eps, 9),
         "rope_theta": c.rope_theta,
@@ -529,10 +530,48 @@ cdef class Table:
 
 
 @cython.final
+cdef class AdapterList:
+    # The adapters of a Transformer as the core takes them, with what they point to.
+    cdef l2c_adapter *items
+    cdef size_t count
+    cdef list held
+
+    def __cinit__(self, adapters):
+        cdef const float[:, ::1] a, b
+        cdef bytes name
+        cdef l2c_adapter *item
+        given = list(adapters)
+        self.held = []
+        self.items = <l2c_adapter *>malloc(max(len(given), 1) * sizeof(l2c_adapter))
+        if self.items == NULL:
+            raise MemoryError()
+        for tensor, layer, a, b in given:
+            if a.shape[0] != b.shape[1] or max(a.shape[0], a.shape[1], b.shape[0]) > 0x7FFFFFFF:
+                raise ValueError(
+                    f"an adapter of {tensor}: A [{a.shape[0]}, {a.shape[1]}], B [{b.shape[0]}, {b.shape[1]}], "
+                    "expected [rank, cols] and [rows, rank]"
+                )
+            name = tensor.encode()
+            self.held.append((name, a, b))
+            item = &self.items[self.count]
+            item.tensor = name
+            item.layer = layer
+            item.rows = <int32_t>b.shape[0]
+            item.cols = <int32_t>a.shape[1]
+            item.rank = <int32_t>a.shape[0]
+            item.a = &a[0, 0] if a.size else NULL
+            item.b = &b[0, 0] if b.size else NULL
+            self.count += 1
+
+    def __dealloc__(self):
+        free(self.items)
+
+
+@cython.final
 cdef class Transformer:
     """Configuration and weights of one model: read-only, shared by any number of sessions and threads.
 
-    Transformer(path, *, isa=None, mmap=True, rope_theta=0.0, kv_type=None, table=None)
+    Transformer(path, *, isa=None, mmap=True, rope_theta=0.0, kv_type=None, table=None, adapters=())
 
     path: a GGUF file (of a split one the first part) or a llama2.c checkpoint of version 0, 1 or 2. table: a ModelTable
     of files in another format, whose header has been read already; then the path only names the model. The weights are
@@ -540,13 +579,17 @@ cdef class Transformer:
     available_isas(); None takes the environment's LLAMA2C_ISA, else the best. rope_theta: base of the rotary embedding
     where the format does not store it; 0 means 10000. kv_type: of the keys and values that sessions hold: "f32", "f16" or
     "q8" (int8 with a scale for each position and head); None: f32 where most of the weights are F32, and for llama2.c's
-    files, else f16. Raises OSError, FormatError, UnsupportedError or ValueError.
+    files, else f16. adapters: (tensor, layer, A, B) each, as in ("attn_q", 0, float32 [rank, cols], float32 [rows, rank]):
+    the product with that tensor W becomes x W^T + (x A^T) B^T; several of one tensor add up. They are copied. Raises
+    OSError, FormatError, UnsupportedError or ValueError.
     """
 
     cdef l2c_transformer *handle
     cdef readonly object path
 
-    def __cinit__(self, path, *, isa=None, bint mmap=True, double rope_theta=0.0, kv_type=None, table=None):
+    def __cinit__(
+        self, path, *, isa=None, bint mmap=True, double rope_theta=0.0, kv_type=None, table=None, adapters=()
+    ):
         cdef l2c_error error
         cdef l2c_open_options options
         cdef bytes raw = encoded_path(path)
@@ -560,6 +603,9 @@ cdef class Transformer:
         options.no_mmap = not mmap
         options.rope_theta = rope_theta
         options.kv_type = pointer(kind)
+        cdef AdapterList items = AdapterList(adapters)
+        options.adapters = items.items
+        options.n_adapters = items.count
         with nogil:
             if files != NULL:
                 status = l2c_transformer_open_table(&self.handle, files, &options, &error)
@@ -582,8 +628,14 @@ cdef class Transformer:
         return l2c_transformer_isa(self.handle).decode()
 
     @property
+    def rope_frequencies(self):
+        """Radians that each pair of a head turns from one position to the next, scaling included: head_dim / 2 numbers."""
+        cdef const double *frequencies = l2c_transformer_frequencies(self.handle)
+        return tuple([frequencies[i] for i in range(l2c_transformer_config(self.handle).head_dim // 2)])
+
+    @property
     def weight_bytes(self):
-        """Bytes of all weights."""
+        """Bytes of all weights, adapters included."""
         return l2c_transformer_weight_bytes(self.handle)
 
     @property
