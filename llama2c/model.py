@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from llama2c._core import Session, Tokenizer, Transformer
 from llama2c.generation import Generation, Piece, Prompt, Prompts, generate, prompt_ids, stream
+from llama2c.lora import Lora, adapters_of
 from llama2c.scoring import Score
 from llama2c.threads import default_threads
 from llama2c.tokenizers import StrPath, checked, find_tokenizer, load_tokenizer
@@ -28,16 +29,18 @@ def open_transformer(
     quantize: str | None = None,
     cache: bool = True,
     threads: int | None = None,
+    lora: Lora | None = None,
 ) -> Transformer:
-    """The weights of a model, in another type if `quantize` says so; see load()."""
+    """The weights of a model, in another type if `quantize` says so, with its adapters; see load()."""
     theta = rope_theta or 0.0
     if quantize is None:
-        return open_weights(path, isa=isa, mmap=mmap, rope_theta=theta, kv_type=kv_type)
+        return open_weights(path, isa=isa, mmap=mmap, rope_theta=theta, kv_type=kv_type, lora=lora)
     from llama2c.cache import quantized
 
     with quantized(path, quantize, cache=cache, threads=threads) as file:
         # Windows removes no file that is mapped
-        return open_weights(file, isa=isa, mmap=mmap and (cache or os.name != "nt"), rope_theta=theta, kv_type=kv_type)
+        mmap = mmap and (cache or os.name != "nt")
+        return open_weights(file, isa=isa, mmap=mmap, rope_theta=theta, kv_type=kv_type, lora=lora)
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ class Config:
     weight_type: str  # of most of the weights: "F32", "Q8" (llama2.c version 2), "Q4_K", ...
     blocks: bool  # some matrices are of GGUF's integer types
     window: int  # positions that a token sees, its own the last; 0: all
+    lora_rank: int  # the most values that adapters make of an input: sum of the ranks for it; 0: no adapters
     kv_type: str  # of the keys and values of a session: "f32", "f16" or "q8"
     group_size: int  # int8 values a scale in llama2.c's version 2, else 0
     norm_eps: float
@@ -82,6 +86,7 @@ class Llama:
         kv_type: str | None = None,
         quantize: str | None = None,
         cache: bool = True,
+        lora: Lora | None = None,
     ) -> None:
         self.path = os.fspath(path)
         self.threads = default_threads() if threads is None else threads
@@ -97,6 +102,7 @@ class Llama:
             "kv_type": kv_type,
             "quantize": quantize,
             "cache": cache,
+            "lora": adapters_of(lora) or None,
         }
         self._transformer: Transformer | None = open_transformer(
             self.path,
@@ -107,6 +113,7 @@ class Llama:
             quantize=quantize,
             cache=cache,
             threads=threads,
+            lora=self._options["lora"],
         )
         self.config = Config(**self._transformer.config)
         self.context = self.config.context if context is None else context
@@ -262,7 +269,8 @@ class Llama:
         # absolute: another process may run in another directory
         tokenizer = self._options["tokenizer"]
         named = None if tokenizer is None else os.path.abspath(tokenizer)
-        return _reopen, (os.path.abspath(self.path), {**self._options, "tokenizer": named})
+        lora = tuple((os.path.abspath(path), scale) for path, scale in self._options["lora"] or ()) or None
+        return _reopen, (os.path.abspath(self.path), {**self._options, "tokenizer": named, "lora": lora})
 
 
 def _reopen(path: str, options: dict[str, Any]) -> Llama:
@@ -281,6 +289,7 @@ def load(
     kv_type: str | None = None,
     quantize: str | None = None,
     cache: bool = True,
+    lora: Lora | None = None,
 ) -> Llama:
     """Open a model.
 
@@ -304,6 +313,8 @@ def load(
     quantize: "q8_0", "q4_k_m", ...: compute with the weights in that type (see llama2c.quantize). The first time they
         are quantised, into a file in the cache (`llama2c cache`); later that file is mapped.
     cache: False quantises every time, into a temporary file, and leaves the cache alone.
+    lora: a LoRA adapter of PEFT's, its directory or its adapter_model.safetensors, or several, each a path or (path,
+        scale). They are computed beside the weights, which stay as they are whatever their type: x W^T + (x A^T) B^T.
 
     Raises OSError, FormatError, UnsupportedError, TokenizerError or ValueError; the message names the file.
     """
@@ -318,4 +329,5 @@ def load(
         kv_type=kv_type,
         quantize=quantize,
         cache=cache,
+        lora=lora,
     )

@@ -1,7 +1,7 @@
 """Frozen dataclasses out of JSON: the annotations of the fields are the schema, and an error names the key.
 
 Types that a field may have: str, int, float, bool, dataclasses, `X | None` and `tuple[X, ...]`, which is JSON's list.
-Keys that are no fields are passed over, so that a later version may add some.
+Keys that are no fields are passed over, so that a later version may add some; fields with a default may be missing.
 """
 
 import dataclasses
@@ -54,6 +54,8 @@ def read(kind: type[T], value: object, key: str = "") -> T:
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]
         name = f"{key}.{field.name}" if key else field.name
         if field.name not in value:
+            if field.default is not dataclasses.MISSING:
+                continue
             raise FormatError(f"{name}: missing, expected {_described(hints[field.name])}")
         values[field.name] = _value(hints[field.name], value[field.name], name)
     try:

@@ -4,8 +4,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from llama2c._core import Transformer, is_gguf, read_gguf
+from llama2c._core import Transformer, is_gguf, read_config, read_gguf
 from llama2c.formats.hf import directory_of, is_hf, read_table
+from llama2c.lora import Lora, adapters_of, read_adapters
 from llama2c.tokenizers import StrPath
 
 FORMATS = "a GGUF file, a llama2.c .bin file or a Hugging Face directory"  # in help texts
@@ -18,12 +19,18 @@ def open_weights(
     mmap: bool = True,
     rope_theta: float = 0.0,
     kv_type: str | None = None,
+    lora: Lora | None = None,
 ) -> Transformer:
     """A GGUF file (of a split one the first part), a llama2.c checkpoint, or a Hugging Face directory (or the one
-    safetensors file in it). The options and errors are those of Transformer."""
+    safetensors file in it), with adapters beside. The options and errors are those of Transformer and read_adapters."""
     name = os.fspath(path)
     table = read_table(name) if is_hf(name) else None
-    return Transformer(name, isa=isa, mmap=mmap, rope_theta=rope_theta, kv_type=kv_type, table=table)
+    adapters = []
+    if adapters_of(lora):
+        config = vars(table) if table else read_config(name)
+        matrices = read_adapters(lora, config, halves=table is not None and table.rope_halves)
+        adapters = [(matrix.tensor, matrix.layer, matrix.a, matrix.b) for matrix in matrices]
+    return Transformer(name, isa=isa, mmap=mmap, rope_theta=rope_theta, kv_type=kv_type, table=table, adapters=adapters)
 
 
 def model_paths(path: StrPath) -> list[str]:
