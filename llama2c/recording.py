@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 from llama2c import __version__
 from llama2c._core import FormatError, available_isas
+from llama2c.formats.peft_adapter import adapter_paths
 from llama2c.generation import Prompt, Run, pieces_of
 from llama2c.records import (
+    AdapterFiles,
     FileHash,
     Generated,
     Machine,
@@ -83,6 +85,10 @@ def record_of(
             float(run.temperature), float(run.top_p), run.seed, run.max_tokens, tuple(stop), tuple(sorted(ends))
         ),
         generated=Generated(tuple(tokens), text, run.finish_reason, run.digest.hexdigest()),
+        lora=tuple(
+            AdapterFiles(os.path.abspath(path), scale, tuple(hash_of(part) for part in adapter_paths(path)))
+            for path, scale in llm.options["lora"] or ()
+        ),
     )
 
 
@@ -122,6 +128,7 @@ def replay(
     isa: str | None = None,
     threads: int | None = None,
     cache: bool = True,
+    lora: StrPath | Sequence[StrPath] | None = None,
 ) -> Replay:
     """Generate again what a record tells of, and compare.
 
@@ -131,9 +138,10 @@ def replay(
         for "amx", which computes the rows of prompts from bf16: from or to it another token may be chosen.
     threads: see `load`; the record's number does not count, as the text does not depend on it.
     cache: see `load`; for a record with weights that were quantised on loading.
+    lora: where the adapters are now, in the order of the record; None: where they were.
 
-    Raises FormatError for a malformed record and for a model or tokenizer other than the record's, and what `load`
-    raises.
+    Raises FormatError for a malformed record and for a model, tokenizer or adapter other than the record's, and what
+    `load` raises.
     """
     from llama2c.model import Llama
 
@@ -146,6 +154,7 @@ def replay(
         _check(tokenizer, [tokenizer], (record.tokenizer.file,), "tokenizer")
     elif tokenizer is not None:
         raise FormatError(f"{os.fspath(tokenizer)}: not the tokenizer of the record, whose model has its own")
+    adapters = _adapters(record, lora)
     if isa is None and record.machine.isa in available_isas():
         isa = record.machine.isa
     with Llama(
@@ -158,8 +167,20 @@ def replay(
         quantize=record.options.quantize,
         kv_type=record.options.kv_type,
         cache=cache,
+        lora=adapters,
     ) as llm:
         return _compare(llm, record)
+
+
+def _adapters(record: Record, lora: StrPath | Sequence[StrPath] | None) -> list[tuple[str, float]]:
+    """The adapters of a record where they are now, their files checked."""
+    given = [lora] if isinstance(lora, str | os.PathLike) else lora
+    paths = [adapter.path for adapter in record.lora] if given is None else [os.fspath(path) for path in given]
+    if len(paths) != len(record.lora):
+        raise FormatError(f"{len(paths)} adapters named, but the record has {len(record.lora)}")
+    for path, adapter in zip(paths, record.lora, strict=True):
+        _check(path, adapter_paths(path), adapter.files, "adapter")
+    return [(path, adapter.scale) for path, adapter in zip(paths, record.lora, strict=True)]
 
 
 def _check(path: str, paths: Sequence[str], files: Sequence[FileHash], what: str) -> None:

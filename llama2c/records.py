@@ -58,6 +58,18 @@ class TokenizerFile:
 
 
 @dataclass(frozen=True)
+class AdapterFiles:
+    """A LoRA adapter on the disk."""
+
+    path: str  # absolute: of its directory, or of its weights
+    scale: float  # that was told to `load`
+    files: tuple[FileHash, ...]  # its configuration and its weights
+
+    def __post_init__(self) -> None:
+        _expect(len(self.files) == 2, "files", "two", len(self.files))
+
+
+@dataclass(frozen=True)
 class Options:
     """What was told to `load` and changes the text."""
 
@@ -136,6 +148,7 @@ class Record:
     prompt: RecordedPrompt
     sampling: Sampling
     generated: Generated
+    lora: tuple[AdapterFiles, ...] = ()  # in the order that they add up in
 
     def __str__(self) -> str:
         return self.generated.text

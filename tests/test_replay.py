@@ -391,6 +391,7 @@ SCHEMA = {
     "generated.text": str,
     "generated.finish_reason": str,
     "generated.logits_sha256": str,
+    "lora": list,
 }
 
 
@@ -426,7 +427,7 @@ def test_malformed(recorded, capfd, monkeypatch, key):
             place = place[part]
         return content, place
 
-    if isinstance(last, str):
+    if isinstance(last, str) and key != "lora":  # which records of before do not have
         content, place = broken()
         del place[last]
         recorded.write_text(json.dumps(content))

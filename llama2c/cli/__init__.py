@@ -86,6 +86,41 @@ def add_engine_options(command: argparse.ArgumentParser) -> None:
         action="store_true",
         help="with --quantize: make a temporary file instead of one in the cache",
     )
+    add_lora(group)
+
+
+def add_lora(command: Any) -> None:
+    """The options --lora and --lora-scaled, as `lora`: (path, scale) each, in the order given."""
+    command.add_argument(
+        "--lora",
+        dest="lora",
+        type=lambda path: (path, 1.0),
+        action="append",
+        metavar="ADAPTER",
+        help="add a LoRA adapter of PEFT's: its directory or its adapter_model.safetensors; may be given several times",
+    )
+    command.add_argument(
+        "--lora-scaled",
+        dest="lora",
+        action=_Scaled,
+        nargs=2,
+        metavar=("ADAPTER", "SCALE"),
+        help="the same, scaled: 0.5 is half of its effect",
+    )
+
+
+class _Scaled(argparse.Action):
+    """A path and a number, appended as a pair."""
+
+    def __call__(self, _: Any, namespace: argparse.Namespace, values: Any, __: Any = None) -> None:
+        path, scale = values
+        try:
+            pair = (path, finite(scale))
+        except ValueError:
+            raise argparse.ArgumentError(self, f"invalid float value: {scale!r}") from None
+        except argparse.ArgumentTypeError as error:
+            raise argparse.ArgumentError(self, str(error)) from None
+        setattr(namespace, self.dest, [*(getattr(namespace, self.dest) or ()), pair])
 
 
 def integer(low: int, high: int = 0x7FFFFFFF) -> Callable[[str], int]:

@@ -275,6 +275,7 @@ def run(arguments: argparse.Namespace) -> int:
         kv_type=arguments.kv_type,
         quantize=arguments.quantize,
         cache=not arguments.no_cache,
+        lora=arguments.lora,
     )
     result = []
     for threads in arguments.threads or [default_threads()]:

@@ -73,6 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
         kv_type=arguments.kv_type,
         quantize=arguments.quantize,
         cache=not arguments.no_cache,
+        lora=arguments.lora,
         context=arguments.context,
     ) as llm:
         result = None

@@ -31,6 +31,12 @@ def add(commands: Any) -> None:
     command.add_argument(
         "-z", "--tokenizer", metavar="FILE", help="where its tokenizer is now, if that was a file of its own"
     )
+    command.add_argument(
+        "--lora",
+        action="append",
+        metavar="ADAPTER",
+        help="where its adapter is now, for each in turn if there are several (default: where they were)",
+    )
     add_threads(command)
     command.add_argument(
         "--isa",
@@ -57,6 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
         isa=arguments.isa,
         threads=arguments.threads,
         cache=not arguments.no_cache,
+        lora=arguments.lora,
     )
     if arguments.isa is None and result.isa != record.machine.isa:
         sys.stderr.write(

@@ -132,6 +132,7 @@ def run(arguments: argparse.Namespace) -> int:
         kv_type=arguments.kv_type,
         quantize=arguments.quantize,
         cache=not arguments.no_cache,
+        lora=arguments.lora,
     ) as llm:
         settings = {
             # out of range means what it means in llama2.c
