@@ -26,6 +26,7 @@ from llama2c.cli import main
 from llama2c.formats.sentencepiece_model import read_sentencepiece
 from llama2c.training.documents import input_files, read_documents
 from llama2c.training.download import download_tinystories, extract_json
+from llama2c.training.jobs import passages
 from llama2c.training.shards import MANIFEST, open_dataset, save_shard
 from llama2c.training.tokenizing import tokenize
 from llama2c.training.vocabulary import LONGEST, sentences_of, train_vocabulary
@@ -393,6 +394,19 @@ def test_a_real_text(data_file, tmp_path, model):
     tokenizer = llama2c.load_tokenizer(dataset.tokenizer_path)
     halves = [tokenizer.decode(tokens_of(dataset, split)) for split in ("train", "validation")]
     assert halves == [text[:1_003_854], text[1_003_854:]]
+
+
+def test_passages_begin_behind_blank_lines(tmp_path, model, fixed):
+    text = "".join(words(fixed, 8) + "\n" * int(fixed.integers(1, 5)) for _ in range(200)) + "la"
+    parts = list(passages(text, 100))
+    assert "".join(parts) == text and len(parts) > 20
+    for part in parts[:-1]:
+        assert part.endswith("\n\n") and len(part) >= 100 and "\n\n" not in part[100:].rstrip("\n")
+    assert list(passages(text, None)) == [text] == list(passages(text, len(text))) and list(passages("", 5)) == []
+    (tmp_path / "text.txt").write_text(text)
+    dataset = tokenize([tmp_path / "text.txt"], tmp_path / "out", tokenizer=model, passage=100).dataset
+    assert tokens_of(dataset, "train") == encoded(model, parts)
+    assert dataset.documents("train") == len(parts) and dataset.characters("train") == len(text)
 
 
 def test_validation_inputs_are_taken_out(tmp_path, collection, model):

@@ -147,6 +147,12 @@ def add_tokenize(actions: Any) -> None:
         "--shard-tokens", type=integer(1), metavar="N", help="begin a new shard after so many (default: one a file)"
     )
     command.add_argument(
+        "--passage",
+        type=integer(1),
+        metavar="N",
+        help="cut a document behind the first blank line of each N characters into several (default: none is cut)",
+    )
+    command.add_argument(
         "--workers",
         type=integer(1, MAX_THREADS),
         metavar="N",
@@ -218,6 +224,7 @@ def run_tokenize(arguments: argparse.Namespace) -> int:
             validation=arguments.validation,
             validation_inputs=arguments.validation_input,
             shard_tokens=arguments.shard_tokens,
+            passage=arguments.passage,
             workers=arguments.workers,
             overwrite=arguments.force,
             progress=show,

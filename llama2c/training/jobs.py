@@ -59,6 +59,19 @@ def divide(counts: Sequence[int], validation: float) -> list[Piece]:
     return pieces
 
 
+def passages(text: str, size: int | None) -> Iterator[str]:
+    """A text cut behind the first blank line of each `size` characters; None: the text. Joined they are the text."""
+    begin = 0
+    while size is not None and (blank := text.find("\n\n", begin + size)) >= 0:
+        end = blank + 2
+        while text.startswith("\n", end):
+            end += 1
+        yield text[begin:end]
+        begin = end
+    if begin < len(text):
+        yield text[begin:]
+
+
 @dataclass(frozen=True)
 class Job:
     """A file to tokenise."""
@@ -84,6 +97,7 @@ class Settings:
     strip: bool
     eos: bool
     shard_tokens: int | None
+    passage: int | None = None
 
     def checked_vocab_size(self) -> int:
         """That of the tokenizer, if it can mark where documents begin or end."""
@@ -96,7 +110,7 @@ class Settings:
 
     def job(self, path: Path, piece: Piece, tokenizer: FileHash) -> Job:
         status = path.stat()
-        options = (self.record_key, self.strip, self.eos, self.shard_tokens)
+        options = (self.record_key, self.strip, self.eos, self.shard_tokens, self.passage)
         division = (piece.split, piece.train_documents, piece.validation)
         file = (os.path.abspath(path), status.st_size, status.st_mtime_ns)
         text = json.dumps([VERSION, tokenizer.sha256, options, division, file])
@@ -146,8 +160,9 @@ class Converter:
                 flush()
                 current = split
             before = len(tokens)
-            tokens.extend(self._tokenizer.encode(text, bos=True, eos=self._settings.eos))
-            documents += 1
+            for passage in passages(text, self._settings.passage):
+                tokens.extend(self._tokenizer.encode(passage, bos=True, eos=self._settings.eos))
+                documents += 1
             characters += len(text)
             untold += len(tokens) - before
             if untold >= _TALLY:

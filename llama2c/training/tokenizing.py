@@ -46,6 +46,7 @@ def tokenize(
     validation: float = 0.0,
     validation_inputs: Sequence[StrPath] = (),
     shard_tokens: int | None = None,
+    passage: int | None = None,
     workers: int | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -58,6 +59,8 @@ def tokenize(
     characters from int(n * (1 - validation)) on.
     validation_inputs: instead, files that are for it; they are taken out of `inputs`.
     shard_tokens: a shard ends with the document that brings it to so many tokens; None: with its file.
+    passage: each document becomes several, cut behind the first blank line of each `passage` characters: a long text
+    has one BOS, and a model learns from many how a text may begin.
     workers: processes; None: one a core, but no more than files. They are spawned: a script that calls this needs
     `if __name__ == "__main__":`. 1: this process.
     overwrite: replace a dataset of other files, another tokenizer or options. One of the same is completed in any case.
@@ -65,14 +68,14 @@ def tokenize(
     Raises OSError, FormatError, or ValueError if a split has no document; bad records are in the dataset's manifest.
     """
     workers = default_threads() if workers is None else workers
-    for name, value in ("workers", workers), ("shard_tokens", shard_tokens):
+    for name, value in ("workers", workers), ("shard_tokens", shard_tokens), ("passage", passage):
         if value is not None and value < 1:
             raise ValueError(f"{name} is {value}, expected at least 1")
     if not 0 <= validation < 1:
         raise ValueError(f"validation is {validation}, expected at least 0 and less than 1")
     if validation and validation_inputs:
         raise ValueError("validation and validation_inputs are given, expected one of them")
-    settings = Settings(os.fspath(out), os.fspath(tokenizer), key, strip, eos, shard_tokens)
+    settings = Settings(os.fspath(out), os.fspath(tokenizer), key, strip, eos, shard_tokens, passage)
     vocab_size = settings.checked_vocab_size()
     held_out = input_files(validation_inputs)
     others = {os.path.realpath(file) for file in held_out}
