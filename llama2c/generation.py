@@ -291,7 +291,7 @@ def _cached_model(path: str, tokenizer: "StrPath | Tokenizer | None") -> "Llama"
 def generate_once(  # type: ignore[overload-overlap]  # a str is a sequence of str, and one prompt
     prompt: Prompt = ...,
     *,
-    model: "StrPath | Llama",
+    model: "StrPath | Llama | None" = ...,
     tokenizer: "StrPath | Tokenizer | None" = ...,
     max_tokens: int = ...,
     temperature: float = ...,
@@ -306,7 +306,7 @@ def generate_once(  # type: ignore[overload-overlap]  # a str is a sequence of s
 def generate_once(
     prompt: Prompts,
     *,
-    model: "StrPath | Llama",
+    model: "StrPath | Llama | None" = ...,
     tokenizer: "StrPath | Tokenizer | None" = ...,
     max_tokens: int = ...,
     temperature: float = ...,
@@ -321,7 +321,7 @@ def generate_once(
 def generate_once(
     prompt: "Prompt | Prompts" = "",
     *,
-    model: "StrPath | Llama",
+    model: "StrPath | Llama | None" = None,
     tokenizer: "StrPath | Tokenizer | None" = None,
     max_tokens: int = 256,
     temperature: float = 1.0,
@@ -335,7 +335,7 @@ def generate_once(
 
     prompt: a text, which gets BOS in front, or token ids. A list of prompts (texts or lists of ids) gives a list of
         generations, each what its prompt alone would give, computed together; see Engine.
-    model: a checkpoint's path, or what `llama2c.load` gave.
+    model: a checkpoint's path, or what `llama2c.load` gave; None: the packaged model.
     tokenizer: as in `load`, for a path; a loaded model has its own.
     max_tokens: most tokens to generate.
     temperature: 0 takes the most probable token every time; 1 the model's own distribution.
@@ -349,13 +349,14 @@ def generate_once(
     Raises ContextError if the prompt does not fit, and what `load` raises.
     """
     from llama2c.model import Llama
+    from llama2c.packaged import packaged_model
 
     if isinstance(model, Llama):
         if tokenizer is not None:
             raise TypeError("tokenizer= beside a loaded model, which has its own: give it to llama2c.load")
         llm = model
     else:
-        llm = _cached_model(os.fspath(model), tokenizer)
+        llm = _cached_model(packaged_model() if model is None else os.fspath(model), tokenizer)
     return generate(
         llm,
         prompt,

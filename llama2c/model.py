@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, overload
 from llama2c._core import Session, Tokenizer, Transformer
 from llama2c.generation import Generation, Piece, Prompt, Prompts, generate, prompt_ids, stream
 from llama2c.lora import Lora, adapters_of
+from llama2c.packaged import packaged_model
 from llama2c.scoring import Score
 from llama2c.threads import default_threads
 from llama2c.tokenizers import StrPath, checked, find_tokenizer, load_tokenizer
@@ -278,7 +279,7 @@ def _reopen(path: str, options: dict[str, Any]) -> Llama:
 
 
 def load(
-    path: StrPath,
+    path: StrPath | None = None,
     *,
     tokenizer: StrPath | Tokenizer | None = None,
     threads: int | None = None,
@@ -295,7 +296,7 @@ def load(
 
     path: a GGUF file (of a split one the first part), a llama2.c checkpoint of version 0, 1 or 2, or a Hugging Face
         directory of a Llama or Mistral with weights of F32, F16 or BF16: config.json beside model.safetensors, or
-        beside model.safetensors.index.json and its files. DIR/model.safetensors does as well.
+        beside model.safetensors.index.json and its files. DIR/model.safetensors does as well. None: the packaged model.
     tokenizer: a llama2.c tokenizer.bin, a SentencePiece or Llama 3 .model, a GGUF file, or a Tokenizer. None: a GGUF
         file's own; for others `tokenizer.bin`, `tok<size>.bin`, `tokenizer.model` or `tok<size>.model` in the model's
         directory or in the current one, when first needed.
@@ -319,7 +320,7 @@ def load(
     Raises OSError, FormatError, UnsupportedError, TokenizerError or ValueError; the message names the file.
     """
     return Llama(
-        path,
+        packaged_model() if path is None else path,
         tokenizer=tokenizer,
         threads=threads,
         isa=isa,

@@ -174,7 +174,6 @@ def test_emoji_are_printed(story, capfdbinary):
 
 
 ERRORS = [
-    (["run"], 2, "no model named"),
     (["run", "MISSING"], 1, "missing.bin: No such file"),
     (["run", "TOKENIZER"], 1, "tok512.bin: offset 4: hidden_dim"),
     (["run", "MODEL", "-z", "MISSING"], 1, "missing.bin: No such file"),

@@ -159,6 +159,20 @@ def recipe(text: str) -> str:
     return text
 
 
+def add_model(command: argparse.ArgumentParser, metavar: str) -> None:
+    """The model, a positional argument that may be left out."""
+    from llama2c.packaged import packaged_model
+    from llama2c.weights import FORMATS
+
+    command.add_argument(
+        "checkpoint",
+        metavar=metavar,
+        nargs="?",
+        default=packaged_model(),
+        help=f"the model: {FORMATS} (default: the packaged one)",
+    )
+
+
 def add_threads(command: argparse.ArgumentParser) -> None:
     """The option --threads."""
     command.add_argument(

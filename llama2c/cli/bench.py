@@ -17,9 +17,8 @@ from llama2c._core import (
     probe_bandwidth,
     probe_flops,
 )
-from llama2c.cli import MAX_THREADS, add_engine_options, integer
+from llama2c.cli import MAX_THREADS, add_engine_options, add_model, integer
 from llama2c.cli.quantize import fill_cache
-from llama2c.weights import FORMATS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,6 +29,7 @@ PROBE_BYTES = 1 << 29
 SEED = 1
 EPILOG = """\
 examples:
+  llama2c bench                                    the packaged model
   llama2c bench model.bin                          a prompt of 512, then 64 tokens
   llama2c bench model.bin -p 0 -n 64 -b 1,4,8      decode for 1, 4 and 8 sequences at once
   llama2c bench model.bin -p 0 -n 32 -d 0,1024     decode at depth 0 and 1024
@@ -50,7 +50,7 @@ def add(commands: Any) -> None:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_argument("checkpoint", metavar="CKPT", help=f"the model: {FORMATS}")
+    add_model(command, "CKPT")
     command.add_argument(
         "-p",
         dest="prompts",

@@ -7,12 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from llama2c.cli import add_engine_options, add_threads, integer
+from llama2c.cli import add_engine_options, add_model, add_threads, integer
 from llama2c.cli.quantize import fill_cache
-from llama2c.weights import FORMATS
 
 EPILOG = """\
 examples:
+  llama2c perplexity text.txt                              of the packaged model
   llama2c perplexity model.gguf wiki.test.raw              as llama.cpp: windows of 512, the second half of each scored
   llama2c perplexity model.gguf wiki.test.raw --chunks 8   the first 8 windows
   llama2c perplexity model.gguf book.txt -c 2048 --json
@@ -29,15 +29,14 @@ def add(commands: Any) -> None:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_argument("checkpoint", metavar="MODEL", help=FORMATS)
+    add_model(command, "MODEL")
     command.add_argument("text", metavar="TEXT", help="a file of UTF-8 text; -: the standard input")
     command.add_argument(
         "-c",
         "--context",
         type=integer(4),
-        default=512,
         metavar="N",
-        help="tokens of a window (default: 512)",
+        help="tokens of a window (default: 512, or the model's context if that is smaller)",
     )
     command.add_argument(
         "--stride",
@@ -77,7 +76,8 @@ def run(arguments: argparse.Namespace) -> int:
         context=arguments.context,
     ) as llm:
         result = None
-        steps = perplexity(llm, text, context=arguments.context, windows=arguments.chunks, stride=arguments.stride)
+        context = min(512, llm.context) if arguments.context is None else arguments.context
+        steps = perplexity(llm, text, context=context, windows=arguments.chunks, stride=arguments.stride)
         bar: Any = tqdm(steps, unit="window", disable=not sys.stderr.isatty(), leave=False)
         for result in bar:
             bar.total = result.of

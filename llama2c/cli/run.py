@@ -8,18 +8,19 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from llama2c._core import Tokenizer
-from llama2c.cli import add_engine_options, add_threads, finite, integer
+from llama2c.cli import add_engine_options, add_model, add_threads, finite, integer
 from llama2c.cli.quantize import fill_cache
 from llama2c.generation import Run, prompt_ids
 from llama2c.new_file import NewFile
 from llama2c.text import TextDecoder
-from llama2c.weights import FORMATS
 
 LLAMA2C_END = 1  # llama2.c ends a text at this token, whatever the tokenizer says
 FLUSH_SECONDS = 0.02  # a reader of a pipe sees text at least that often
 
 EPILOG = """\
 examples:
+  llama2c run                                                something like Shakespeare, by the packaged model
+  llama2c run -i "ROMEO:" -s 7                               the same, continuing a text
   llama2c run stories15M.bin                                 a story
   llama2c run stories15M.bin "One day, Lily" -t 0.8 -n 100   continue a text
   llama2c run stories15M.bin -t 0                            always the most probable token
@@ -41,7 +42,7 @@ def add(commands: Any) -> None:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_argument("checkpoint", metavar="CKPT", nargs="?", help=f"the model: {FORMATS}")
+    add_model(command, "CKPT")
     command.add_argument("text", metavar="PROMPT", nargs="?", help="text to continue; the same as -i")
     command.add_argument(
         "-t",
@@ -110,11 +111,6 @@ def run(arguments: argparse.Namespace) -> int:
     """Carry the command out."""
     import llama2c
 
-    if arguments.checkpoint is None:
-        arguments.error(
-            "no model named and none is packaged yet: give a llama2.c checkpoint, for example stories15M.bin "
-            "from the llama2.c project, with its tokenizer.bin beside it"
-        )
     if arguments.text is not None and arguments.prompt is not None:
         arguments.error("two prompts: PROMPT and -i")
     if arguments.record is not None and arguments.mode == "chat":
