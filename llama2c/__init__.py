@@ -35,6 +35,7 @@ from llama2c._core import (
 
 if TYPE_CHECKING:
     from llama2c.chat import Conversation
+    from llama2c.conversion import convert
     from llama2c.engine import Engine
     from llama2c.errors import TokenizerError
     from llama2c.generation import Generation, Piece, Timings
@@ -78,6 +79,7 @@ __all__ = [
     "Transformer",
     "UnsupportedError",
     "available_isas",
+    "convert",
     "generate",
     "load",
     "load_tokenizer",
@@ -104,6 +106,7 @@ _LAZY = {
     "Sequence": ("sequence", "Sequence"),
     "Timings": ("generation", "Timings"),
     "TokenizerError": ("errors", "TokenizerError"),
+    "convert": ("conversion", "convert"),
     "generate": ("generation", "generate_once"),
     "load": ("model", "load"),
     "load_tokenizer": ("tokenizers", "load_tokenizer"),

@@ -8,7 +8,7 @@ A slice of rows is the unit of work; it is cut the same way, and so gives the sa
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -59,6 +59,9 @@ class Quantization:
         return sum(tensor.bytes for tensor in self.tensors)
 
 
+# Tensors, each with the type that it shall have.
+Plan = list[tuple[SourceTensor, str]]
+
 # Called with the weights done, all weights, and a tensor that has just been completed.
 Progress = Callable[[int, int, QuantizedTensor | None], None]
 
@@ -94,19 +97,34 @@ def quantize(
     if opened.is_file_of(path):
         raise ValueError(f"{os.fspath(path)}: it is the file to read")
     plan = planned(opened, recipe)
-    set_here = {"general.file_type": recipe.number, "general.quantization_version": QUANTIZATION_VERSION}
-    entries = [(key, value) for key, value in opened.entries if key not in set_here]
+    return write_gguf(opened, path, plan, file_type(recipe), threads=threads, overwrite=overwrite, progress=progress)
+
+
+def file_type(recipe: Recipe) -> dict[str, int]:
+    """The metadata of a GGUF file that tell its type."""
+    return {"general.file_type": recipe.number, "general.quantization_version": QUANTIZATION_VERSION}
+
+
+def write_gguf(
+    source: Source,
+    path: StrPath,
+    plan: Plan,
+    set_here: Mapping[str, int],
+    *,
+    threads: int,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Quantization:
+    """Write an open model as a GGUF file: its metadata, with some set here, and its tensors in the types of a plan."""
+    entries = [(key, value) for key, value in source.entries if key not in set_here]
     entries += [(key, encode_value(value)) for key, value in set_here.items()]
     headers = [_header(tensor, kind) for tensor, kind in plan]
-    with (
-        GGUFWriter(path, entries, headers, alignment=opened.alignment, overwrite=overwrite) as writer,
-        ThreadPoolExecutor(threads, "quantize") as pool,
-    ):
-        tensors, error = _convert(opened, plan, writer, pool, threads, progress or (lambda *_: None))
+    with GGUFWriter(path, entries, headers, alignment=source.alignment, overwrite=overwrite) as writer:
+        tensors, error = pour(source, plan, writer.write, threads=threads, progress=progress)
     return Quantization(os.fspath(path), tensors, error)
 
 
-def planned(source: Source, recipe: Recipe) -> list[tuple[SourceTensor, str]]:
+def planned(source: Source, recipe: Recipe) -> Plan:
     """Each tensor with the type that it shall have."""
     config = source.transformer.config
     return [(tensor, type_of(recipe, tensor.name, tensor.shape, config)) for tensor in source.tensors]
@@ -133,32 +151,42 @@ class _Slice:
         return math.prod(self.tensor.shape) // self.tensor.rows * (self.stop - self.start)
 
 
-def _slices(plan: Iterable[tuple[SourceTensor, str]]) -> Iterator[_Slice]:
+def _slices(plan: Plan) -> Iterator[_Slice]:
     for tensor, kind in plan:
         step = max(1, SLICE * tensor.rows // math.prod(tensor.shape))
         for start in range(0, tensor.rows, step):
             yield _Slice(tensor, kind, start, min(start + step, tensor.rows))
 
 
-def _work(source: Source, part: _Slice) -> "tuple[NDArray[np.uint8], float, float]":
-    """The bytes of a slice, its squared error, its weights squared (0 if they are copied)."""
-    tensor, kind = part.tensor, part.kind
-    if tensor.offset is not None and tensor.type == kind:
-        return source.stored(tensor, part.start, part.stop), 0.0, 0.0
-    x = source.rows(tensor, part.start, part.stop)
-    try:
-        blocks = quantize_rows(x, kind)
-    except ValueError as error:
-        raise ValueError(f"{source.path}: tensor {tensor.name}, from row {part.start} on: {error}") from None
+# A slice of rows, float32, as a type has them: what is written (of so many .nbytes), its squared error, x squared.
+Encode = Callable[["NDArray[np.float32]", str], tuple[Any, float, float]]
+
+
+def encode_blocks(x: "NDArray[np.float32]", kind: str) -> "tuple[NDArray[np.uint8], float, float]":
+    """By GGUF's types."""
+    blocks = quantize_rows(x, kind)
     return (blocks, *quantize_error(blocks, kind, x))
 
 
-def _in_order(pool: ThreadPoolExecutor, source: Source, parts: Iterator[_Slice], ahead: int) -> Iterator[Any]:
+def _work(source: Source, part: _Slice, encode: Encode) -> tuple[Any, float, float]:
+    """What is to be written of a slice, its squared error, its weights squared (0 if they are copied)."""
+    tensor, kind = part.tensor, part.kind
+    if tensor.offset is not None and tensor.type == kind:
+        return source.stored(tensor, part.start, part.stop), 0.0, 0.0
+    try:
+        return encode(source.rows(tensor, part.start, part.stop), kind)
+    except ValueError as error:
+        raise ValueError(f"{source.path}: tensor {tensor.name}, from row {part.start} on: {error}") from None
+
+
+def _in_order(
+    pool: ThreadPoolExecutor, work: Callable[[_Slice], Any], parts: Iterator[_Slice], ahead: int
+) -> Iterator[Any]:
     """Slices and their results, computed ahead by so many at most."""
     waiting: deque[tuple[_Slice, Future[Any]]] = deque()
     try:
         for part in parts:
-            waiting.append((part, pool.submit(_work, source, part)))
+            waiting.append((part, pool.submit(work, part)))
             if len(waiting) > ahead:
                 first, future = waiting.popleft()
                 yield first, future.result()
@@ -187,28 +215,33 @@ class _Sums:
         return math.sqrt(self.error / self.norm) if self.norm > 0 else 0.0
 
 
-def _convert(
+def pour(
     source: Source,
-    plan: list[tuple[SourceTensor, str]],
-    writer: GGUFWriter,
-    pool: ThreadPoolExecutor,
+    plan: Plan,
+    write: Callable[[Any], None],
+    *,
     threads: int,
-    progress: Progress,
+    progress: Progress | None = None,
+    encode: Encode = encode_blocks,
 ) -> tuple[tuple[QuantizedTensor, ...], float]:
-    """The tensors, and the error of all weights together."""
+    """Write the tensors of a plan slice by slice, in its order; them, and the error of all weights together."""
     tensors = []
     done, total = 0, sum(math.prod(tensor.shape) for tensor, _ in plan)
     own, every = _Sums(), _Sums()
-    for part, (data, error, norm) in _in_order(pool, source, _slices(plan), 2 * threads):
-        writer.write(data)
-        done += part.weights
-        own.add(data.nbytes, error, norm)
-        every.add(data.nbytes, error, norm)
-        if not part.last:
-            progress(done, total, None)
-            continue
-        t = part.tensor
-        tensors.append(QuantizedTensor(t.name, t.shape, t.type, part.kind, t.bytes, own.bytes, own.relative))
-        progress(done, total, tensors[-1])
-        own = _Sums()
+    progress = progress or (lambda *_: None)
+    with ThreadPoolExecutor(threads, "quantize") as pool:
+        for part, (data, error, norm) in _in_order(
+            pool, lambda part: _work(source, part, encode), _slices(plan), 2 * threads
+        ):
+            write(data)
+            done += part.weights
+            own.add(data.nbytes, error, norm)
+            every.add(data.nbytes, error, norm)
+            if not part.last:
+                progress(done, total, None)
+                continue
+            t = part.tensor
+            tensors.append(QuantizedTensor(t.name, t.shape, t.type, part.kind, t.bytes, own.bytes, own.relative))
+            progress(done, total, tensors[-1])
+            own = _Sums()
     return tuple(tensors), every.relative

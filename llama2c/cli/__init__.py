@@ -1,4 +1,4 @@
-"""The command line: `llama2c run|replay|info|bench|perplexity|quantize|cache|data`, one module a command.
+"""The command line, one module a command.
 
 Exit codes: 0 done, 1 it failed (one line on stderr says why), 2 the arguments are wrong, 130 interrupted, 141 the
 reader of its output has gone.
@@ -37,7 +37,7 @@ class Parser(argparse.ArgumentParser):
 
 def parser() -> Parser:
     """The whole command line."""
-    from llama2c.cli import bench, cache, data, info, perplexity, quantize, replay, run, train
+    from llama2c.cli import bench, cache, convert, data, info, perplexity, quantize, replay, run, train
 
     top = Parser(
         prog="llama2c",
@@ -46,7 +46,7 @@ def parser() -> Parser:
     )
     top.add_argument("--version", action="version", version=f"llama2c {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
-    for command in (run, replay, info, bench, perplexity, quantize, data, train, cache):
+    for command in (run, replay, info, bench, perplexity, quantize, convert, data, train, cache):
         command.add(commands)
     return top
 
