@@ -102,17 +102,6 @@ static void product(const l2c_team *team, const l2c_batch *b, float *y, const fl
     l2c_matmul(team, b->transformer->kernels, y, &rows, w, add, scratch(team, b));
 }
 
-/* x [heads][head_dim]: of each head pair i, at (i, i + head_dim / 2), moves to (2 i, 2 i + 1), where rope turns it */
-static void join_halves(float *x, size_t heads, size_t head_dim, float *halves) {
-    for (size_t h = 0; h < heads; h++, x += head_dim) {
-        memcpy(halves, x, head_dim * sizeof *x);
-        for (size_t i = 0; i < head_dim / 2; i++) {
-            x[2 * i] = halves[i];
-            x[2 * i + 1] = halves[i + head_dim / 2];
-        }
-    }
-}
-
 /* low = x @ A^T for the adapters of all matrices that take this role's input, whole when it returns; false: there are
  * none. */
 static bool reduce(const l2c_team *team, const l2c_batch *b, const float *x, l2c_tensor_role role, size_t layer) {
@@ -132,6 +121,17 @@ static void adapt(const l2c_team *team, const l2c_batch *b, float *y, l2c_tensor
         const size_t stride = l2c_lora_input(b->transformer->lora, role, layer)->rows;
         const l2c_rows rows = rows_of(b, b->low + m->from, stride);
         l2c_matmul(team, b->transformer->kernels, y, &rows, &m->b, true, scratch(team, b));
+    }
+}
+
+/* x [heads][head_dim]: of each head pair i, at (i, i + head_dim / 2), moves to (2 i, 2 i + 1), where rope turns it */
+static void join_halves(float *x, size_t heads, size_t head_dim, float *halves) {
+    for (size_t h = 0; h < heads; h++, x += head_dim) {
+        memcpy(halves, x, head_dim * sizeof *x);
+        for (size_t i = 0; i < head_dim / 2; i++) {
+            x[2 * i] = halves[i];
+            x[2 * i + 1] = halves[i + head_dim / 2];
+        }
     }
 }
 

@@ -504,7 +504,7 @@ cdef class Table:
         config.norm_eps, config.rope_theta, config.tied = table.norm_eps, table.rope_theta, table.tied
         config.format = self.keep(table.format.encode())
         config.kv_type = config.weight_type = NULL
-        config.group_size, config.blocks = 0, False
+        config.group_size, config.blocks, config.lora_rank = 0, False, 0
         self.c.config = config
         self.c.paths, self.c.n_files = self.paths, len(table.paths)
         self.c.entries, self.c.n_entries = self.entries, len(table.entries)
@@ -587,9 +587,7 @@ cdef class Transformer:
     cdef l2c_transformer *handle
     cdef readonly object path
 
-    def __cinit__(
-        self, path, *, isa=None, bint mmap=True, double rope_theta=0.0, kv_type=None, table=None, adapters=()
-    ):
+    def __cinit__(self, path, *, isa=None, bint mmap=True, double rope_theta=0.0, kv_type=None, table=None, adapters=()):
         cdef l2c_error error
         cdef l2c_open_options options
         cdef bytes raw = encoded_path(path)

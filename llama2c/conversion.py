@@ -10,7 +10,7 @@ import errno
 import math
 import os
 import shutil
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -125,7 +125,8 @@ def _form_of(path: str) -> str:
 class _MergedSource(Source):
     """A model with adapters added to its weights."""
 
-    deltas: "dict[str, list[tuple[NDArray[np.float64], NDArray[np.float64]]]]"  # A and B by the tensor's name
+    # A and B by the tensor's name
+    deltas: "dict[str, list[tuple[NDArray[np.float64], NDArray[np.float64]]]]" = field(default_factory=dict)
 
     def rows(self, tensor: SourceTensor, start: int, stop: int) -> "NDArray[np.float32]":
         """Rows [start, stop) as float32, B A added in float64."""
@@ -141,7 +142,7 @@ class _MergedSource(Source):
 
 def _as(kind: type[S], source: Source, **more: Any) -> S:
     """The same model as a source of another class."""
-    return kind(**{**{field.name: getattr(source, field.name) for field in fields(source)}, **more})
+    return kind(**{**{item.name: getattr(source, item.name) for item in fields(source)}, **more})
 
 
 def _merged(source: Source, lora: Lora | None) -> Source:

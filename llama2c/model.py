@@ -299,7 +299,7 @@ def load(
         beside model.safetensors.index.json and its files. DIR/model.safetensors does as well. None: the packaged model.
     tokenizer: a llama2.c tokenizer.bin, a SentencePiece or Llama 3 .model, a GGUF file, or a Tokenizer. None: a GGUF
         file's own; for others `tokenizer.bin`, `tok<size>.bin`, `tokenizer.model` or `tok<size>.model` in the model's
-        directory or in the current one, when first needed.
+        directory or in the current one, in a Hugging Face directory `tokenizer.json` too, when first needed.
     threads: for each step; None: OMP_NUM_THREADS, else the physical cores that the process may use. A process forked
         while a model is open computes on one thread (the text is the same); one that is spawned, on all.
     isa: instruction-set level, one of available_isas(); None: LLAMA2C_ISA, else the best. All give the same bits, but

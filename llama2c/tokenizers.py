@@ -5,21 +5,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llama2c._core import FormatError, Tokenizer, is_gguf
+from llama2c._core import FormatError, Tokenizer, UnsupportedError, is_gguf
 from llama2c.errors import TokenizerError
-from llama2c.formats.hf import directory_of
+from llama2c.formats.hf import directory_of, is_hf
 
 if TYPE_CHECKING:
     from llama2c.formats.tiktoken_model import TiktokenTable
+    from llama2c.formats.tokenizer_json import JsonTable
 
 StrPath = str | os.PathLike[str]
 
 
 def load_tokenizer(path: StrPath) -> Tokenizer:
-    """The tokenizer in a GGUF file, a llama2.c `tokenizer.bin`, a SentencePiece `.model` (BPE) or Llama 3's.
+    """The tokenizer in a GGUF file, a llama2.c `tokenizer.bin`, a SentencePiece `.model` (BPE) or Llama 3's, or a
+    Hugging Face `tokenizer.json` (byte-level BPE).
 
-    A `.model` is told by its suffix and first line. Raises OSError, or FormatError that names the file, the place
-    and what was expected.
+    A `.json` is told by its suffix, a `.model` by its suffix and first line. Raises OSError, or FormatError that names
+    the file, the place and what was expected.
     """
     if os.fspath(path).endswith(".model"):
         from llama2c.formats.sentencepiece_model import read_sentencepiece
@@ -37,6 +39,10 @@ def load_tokenizer(path: StrPath) -> Tokenizer:
             eos=table.eos,
             add_space_prefix=table.add_space_prefix,
         )
+    if os.fspath(path).endswith(".json"):
+        from llama2c.formats.tokenizer_json import read_tokenizer_json
+
+        return _from_json(path, read_tokenizer_json(path))
     if is_gguf(path):
         return Tokenizer.from_gguf(path)
     data = Path(path).read_bytes()
@@ -55,6 +61,21 @@ def _from_tiktoken(path: StrPath, table: "TiktokenTable") -> Tokenizer:
         raise type(error)(f"{os.fspath(path)}: {error}") from None
 
 
+def _from_json(path: StrPath, table: "JsonTable") -> Tokenizer:
+    try:
+        return Tokenizer.from_bpe(
+            table.pieces,
+            table.types,
+            table.merges,
+            pre=table.pre,
+            bos=table.bos,
+            eos=table.eos,
+            ignore_merges=table.ignore_merges,
+        )
+    except FormatError as error:
+        raise type(error)(f"{os.fspath(path)}: {error}") from None
+
+
 def candidates(checkpoint: StrPath, vocab_size: int) -> Iterator[Path]:
     """Where a checkpoint's tokenizer may lie: in its directory, then, as llama2.c has it, in the current one."""
     for directory in (directory_of(checkpoint), Path()):
@@ -65,6 +86,8 @@ def candidates(checkpoint: StrPath, vocab_size: int) -> Iterator[Path]:
             f"tok{vocab_size}.model",
         ):
             yield directory / name
+        if directory != Path() and is_hf(checkpoint):
+            yield directory / "tokenizer.json"
 
 
 def find_tokenizer(checkpoint: StrPath, vocab_size: int) -> tuple[Tokenizer, str]:
@@ -80,13 +103,14 @@ def find_tokenizer(checkpoint: StrPath, vocab_size: int) -> tuple[Tokenizer, str
         if not path.is_file():
             seen.append(f"{path} (not there)")
             continue
-        tokenizer = load_tokenizer(path)
+        try:
+            tokenizer = load_tokenizer(path)
+        except UnsupportedError as error:
+            seen.append(str(error))
+            continue
         if len(tokenizer) == vocab_size:
             return tokenizer, os.fspath(path)
         seen.append(f"{path} ({len(tokenizer)} tokens)")
-    unread = directory_of(checkpoint) / "tokenizer.json"
-    if unread.is_file():
-        seen.append(f"{unread} (not read: a tokenizer.model or tokenizer.bin is, or a GGUF file of the same model)")
     raise TokenizerError(
         f"{os.fspath(checkpoint)}: no tokenizer of {vocab_size} tokens found; looked at {', '.join(seen)}; "
         "name one with tokenizer=... or --tokenizer"

@@ -6,6 +6,7 @@ from typing import Any
 
 from llama2c._core import Transformer, is_gguf, read_config, read_gguf
 from llama2c.formats.hf import directory_of, is_hf, read_table
+from llama2c.formats.table import ModelTable
 from llama2c.lora import Lora, adapters_of, read_adapters
 from llama2c.tokenizers import StrPath
 
@@ -22,15 +23,27 @@ def open_weights(
     lora: Lora | None = None,
 ) -> Transformer:
     """A GGUF file (of a split one the first part), a llama2.c checkpoint, or a Hugging Face directory (or the one
-    safetensors file in it), with adapters beside. The options and errors are those of Transformer and read_adapters."""
+    safetensors file in it). The options and errors are those of Transformer."""
     name = os.fspath(path)
     table = read_table(name) if is_hf(name) else None
-    adapters = []
-    if adapters_of(lora):
-        config = vars(table) if table else read_config(name)
-        matrices = read_adapters(lora, config, halves=table is not None and table.rope_halves)
-        adapters = [(matrix.tensor, matrix.layer, matrix.a, matrix.b) for matrix in matrices]
-    return Transformer(name, isa=isa, mmap=mmap, rope_theta=rope_theta, kv_type=kv_type, table=table, adapters=adapters)
+    return Transformer(
+        name,
+        isa=isa,
+        mmap=mmap,
+        rope_theta=rope_theta,
+        kv_type=kv_type,
+        table=table,
+        adapters=_adapters(name, table, lora),
+    )
+
+
+def _adapters(path: str, table: ModelTable | None, lora: Lora | None) -> list[Any]:
+    """The adapters as Transformer takes them, rows in the order of the model's own."""
+    if not adapters_of(lora):
+        return []
+    config = read_config(path) if table is None else vars(table)
+    matrices = read_adapters(lora, config, halves=table is not None and table.rope_halves)
+    return [(matrix.tensor, matrix.layer, matrix.a, matrix.b) for matrix in matrices]
 
 
 def model_paths(path: StrPath) -> list[str]:

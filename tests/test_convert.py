@@ -16,6 +16,7 @@ from llama2c.cli import main
 from llama2c.formats.bin_writer import tokenizer_bin
 from llama2c.formats.hf_writer import hf_name
 from llama2c.formats.safetensors import read_header
+from llama2c.weights import open_weights
 
 SHAPE = Shape(64, 96, 3, 4, 2, 105, 80)
 UNTIED = Shape(64, 96, 2, 4, 4, 105, 80, tied=False)
@@ -32,14 +33,14 @@ def model(request, tmp_path, rng):
 
 
 def logits(path, rng_seed=1):
-    transformer = Transformer(str(path))
+    transformer = open_weights(path)
     tokens = np.random.default_rng(rng_seed).integers(0, transformer.config["vocab_size"], 20).tolist()
     return Session(transformer).prefill_all(tokens)
 
 
 def weights_of(path):
     """By GGUF's names, as float32."""
-    transformer = Transformer(str(path))
+    transformer = open_weights(path)
     c = transformer.config
     names = [("token_embd", 0), ("output_norm", 0), ("output", 0)]
     names += [(role, layer) for layer in range(c["n_layers"]) for role in checkpoints.LAYER]
@@ -86,6 +87,29 @@ def test_bin_to_gguf_and_back(tmp_path, model, version):
     llama2c.convert(tmp_path / "back.bin", tmp_path / "again.gguf", threads=1)
     one, other = ((tmp_path / name).read_bytes() for name in ("model.gguf", "again.gguf"))
     assert one.replace(b"model", b"again", 1)[-1000:] == other[-1000:] and len(one) == len(other)
+
+
+def test_bin_to_a_directory_and_on(tmp_path, model):
+    path, _, _ = model
+    llama2c.convert(path, tmp_path / "hf", threads=2)
+    assert_same(path, tmp_path / "hf")
+    llama2c.convert(tmp_path / "hf", tmp_path / "model.gguf", threads=1)
+    assert_same(path, tmp_path / "model.gguf")
+    llama2c.convert(tmp_path / "hf", tmp_path / "back.bin", threads=1)
+    assert_same(path, tmp_path / "back.bin")
+    llama2c.convert(tmp_path / "model.gguf", tmp_path / "again", threads=1)
+    for name in ("config.json", "model.safetensors"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "hf" / name).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["llama3rope-BF16", "gqa256-F16"])
+def test_gguf_to_a_directory_and_back(data_file, tmp_path, name):
+    """Llama 3's RoPE among it, whose frequencies config.json tells in another way."""
+    path = data_file(f"golden/{name}.gguf")
+    llama2c.convert(path, tmp_path / "hf", threads=1)
+    assert_same(path, tmp_path / "hf")
+    llama2c.convert(tmp_path / "hf", tmp_path / "back.gguf", threads=1)
+    assert_same(path, tmp_path / "back.gguf")
 
 
 def test_version_0_has_the_tables(tmp_path, model):
@@ -216,7 +240,10 @@ def test_merged_into_a_directory(tmp_path, rng, model):
     path, shape, weights = model
     pairs = adapters.random_pairs(rng, shape)
     adapter = adapters.write(tmp_path / "adapter", pairs)
+    llama2c.convert(path, tmp_path / "base", threads=1)
+    llama2c.convert(tmp_path / "base", tmp_path / "merged.bin", lora=adapter, threads=1)
     llama2c.convert(path, f"{tmp_path / 'hf'}/", lora=adapter, threads=1)
+    assert_same(tmp_path / "hf", tmp_path / "merged.bin")
     tensors = read_hf(tmp_path / "hf", json.loads((tmp_path / "hf" / "config.json").read_text()))
     expected = adapters.merged(shape, weights, pairs)
     for name in pairs:

@@ -238,10 +238,13 @@ def test_the_command_line(folder, tmp_path, capsys):
 
 
 def test_a_tokenizer_that_is_not_read(folder, tmp_path, monkeypatch):
+    """tests/test_tokenizer_json.py has those that are."""
     monkeypatch.chdir(tmp_path)
     (folder / "tokenizer.bin").unlink()
-    (folder / "tokenizer.json").write_text("{}")
-    with pytest.raises(TokenizerError, match=r"tokenizer\.json \(not read: .*tokenizer\.model.* name one with"):
+    (folder / "tokenizer.json").write_text('{"model": {"type": "Unigram"}}')
+    with pytest.raises(
+        TokenizerError, match=r'tokenizer\.json: model\.type is "Unigram"; supported are .* name one with'
+    ):
         _ = llama2c.load(folder).tokenizer
 
 
@@ -270,7 +273,7 @@ CONFIGS = {
     ),
     "shared": ({"num_key_value_heads": 3}, FormatError, "4 heads share 3 of keys and values, expected a divisor"),
     "odd heads": ({"head_dim": 15}, FormatError, "4 heads of size 15, expected an even size"),
-    "huge heads": ({"head_dim": 1 << 30}, FormatError, "and below 2^31 together"),
+    "huge heads": ({"head_dim": 1 << 30}, FormatError, "heads of size 1073741824, expected at most 65536"),
     "layers": ({"num_hidden_layers": 3}, FormatError, "tensor model.layers.2.input_layernorm.weight is missing"),
     "fewer": ({"num_hidden_layers": 1}, FormatError, "no attn_norm of layer 1 in this model"),
     "no limit": (
@@ -288,6 +291,16 @@ CONFIGS = {
     "large eps": ({"rms_norm_eps": 2}, FormatError, "norm_eps 2, "),
     "window": ({"model_type": "mistral", "sliding_window": -1}, FormatError, "key sliding_window is -1"),
     "theta": ({"rope_theta": 0}, FormatError, "key rope_theta is 0, expected a positive number"),
+    "tiny theta": (
+        {"rope_parameters": LLAMA3 | {"rope_theta": 5e-324}},
+        FormatError,
+        "rope_parameters.rope_theta is 5e-324",
+    ),
+    "huge factor": (
+        {"rope_parameters": LLAMA3 | {"factor": 1e300}},
+        FormatError,
+        "of RoPE's frequencies is inf, expected a positive one",
+    ),
     "scaling": ({"rope_scaling": "linear"}, FormatError, 'key rope_scaling is "linear", expected an object or null'),
     "yarn": (
         {"rope_scaling": {"type": "yarn"}},
@@ -395,7 +408,7 @@ MODELS = {
     "type": (changed(**{NORM: np.ones(64, "i4")}), UnsupportedError, "is of type I32; supported are F32, F16 and BF16"),
     "cut off": (cut, FormatError, "cut off?"),
     "no weights": (without("model.safetensors"), FormatError, "neither model.safetensors nor model.safetensors.index."),
-    "no config": (without("config.json"), FormatError, "not a Hugging Face model"),
+    "no config": (without("config.json"), FormatError, "not a Hugging Face directory"),
     "bad config": (written("config.json", b"{"), FormatError, "config.json: not JSON"),
     "no utf-8": (written("config.json", b'{"a": "\xff"}'), FormatError, "config.json: not JSON"),
     "config twice": (written("config.json", b'{"a":1,"a":2}'), FormatError, 'key "a" is there twice'),
@@ -496,6 +509,11 @@ TABLES = {
     "heads": (lambda t: replace(t, n_heads=0), FormatError, "0 heads share 2"),
     "theta": (lambda t: replace(t, rope_theta=float("nan")), FormatError, "rope_theta nan"),
     "factor": (lambda t: replace(t, rope_factor=0.0), FormatError, "rope_factor 0"),
+    "huge heads": (
+        lambda t: replace(t, head_dim=1 << 30),
+        FormatError,
+        "4 heads of size 1073741824, expected an even size",
+    ),
     "divisors": (lambda t: replace(t, rope_freqs=(1.0,)), ValueError, "1 divisors of frequencies, expected 8"),
     "divisor": (
         lambda t: replace(t, rope_freqs=(1.0,) * 7 + (0.0,)),

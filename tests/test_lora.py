@@ -119,6 +119,17 @@ def test_beside_llama2c_files(tmp_path, rng, version):
         assert nmse(rows, expected) <= (1e-9 if version == 1 else 0.02)
 
 
+def test_beside_a_hugging_face_directory(tmp_path, rng, model):
+    """Whose q and k have their rows in the order of the adapter's: the bits of the base in llama2.c's order."""
+    path, shape, _ = model
+    llama2c.convert(path, tmp_path / "hf", threads=1)
+    adapter = adapters.write(tmp_path / "adapter", adapters.random_pairs(rng, shape))
+    tokens = some_tokens(rng, shape)
+    base, other = (both_roles(opened(place, adapter), tokens) for place in (path, tmp_path / "hf"))
+    for rows, expected in zip(other, base, strict=True):
+        assert np.array_equal(rows, expected)
+
+
 @pytest.mark.parametrize("dtype", ["F16", "BF16"])
 def test_types_of_adapters(tmp_path, rng, model, dtype):
     """An adapter of 16 bits gives the bits of the same numbers as F32."""

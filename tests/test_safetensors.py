@@ -100,6 +100,8 @@ def test_refusals_of_the_writer(tmp_path):
         with pytest.raises(ValueError, match="tensor") as caught:
             write_safetensors(path, tensors)
         assert str(caught.value) == message
+    with pytest.raises(ValueError, match="metadata: expected strings"):
+        write_safetensors(path, {"a": one}, metadata={"step": 7})  # type: ignore[dict-item]
     write_safetensors(path, {"a": one})
     before = path.read_bytes()
     with pytest.raises(FileExistsError):

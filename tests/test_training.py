@@ -363,7 +363,7 @@ def test_exports_have_the_models_loss(torch, trained, dataset, tmp_path):
             losses.append(model(ids[:, :-1], ids[:, 1:]).numpy().ravel())
     expected = float(np.concatenate(losses).mean())
     assert expected < 4  # of log(320) = 5.8
-    tokenizer = trained / "model" / "tok.model"
+    tokenizer = trained / "model" / "tokenizer.model"
     llama2c.convert(trained / "model", tmp_path / "model.bin", tokenizer=tokenizer)
     llama2c.convert(trained / "model", tmp_path / "model.gguf", tokenizer=tokenizer)
     llama2c.convert(tmp_path / "model.gguf", tmp_path / "back.bin")

@@ -28,8 +28,8 @@ examples:
   llama2c run stories15M.bin --record run.json               a text that `llama2c replay run.json` verifies
 
 A GGUF file has its tokenizer. Other models' is looked for beside them and in the current directory: tokenizer.bin,
-tok<size>.bin, tokenizer.model, tok<size>.model. The same seed gives the same text, on any number of
-threads and any instruction set of one machine.
+tok<size>.bin, tokenizer.model, tok<size>.model, and tokenizer.json in a Hugging Face directory. The same seed gives the
+same text, on any number of threads and any instruction set of one machine.
 """
 
 

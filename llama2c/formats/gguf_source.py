@@ -195,6 +195,8 @@ def _vocabulary_in(path: StrPath, vocab_size: int, model: str) -> list[tuple[str
     tokenizer = checked(load_tokenizer(path), vocab_size, os.fspath(path), model)
     if is_gguf(path):
         return [(key, value) for key, value in read_gguf_entries(path) if key.startswith("tokenizer.")]
+    if os.fspath(path).endswith(".json"):
+        return [(f"tokenizer.ggml.{key}", encode_value(value)) for key, value in _byte_level(path).items()]
     if os.fspath(path).endswith(".model"):
         from llama2c.formats.tiktoken_model import is_tiktoken
 
@@ -203,6 +205,24 @@ def _vocabulary_in(path: StrPath, vocab_size: int, model: str) -> list[tuple[str
                 f"{os.fspath(path)}: ranks without merges, which GGUF wants; name a GGUF file that has this tokenizer"
             )
     return [(f"tokenizer.ggml.{key}", encode_value(value)) for key, value in _table(tokenizer, vocab_size).items()]
+
+
+def _byte_level(path: StrPath) -> dict[str, Any]:
+    from llama2c.formats.tokenizer_json import read_tokenizer_json
+
+    table = read_tokenizer_json(path)
+    if table.ignore_merges != (table.pre == "llama-bpe") or not table.merges:  # for GGUF the one follows from the other
+        raise UnsupportedError(f"{os.fspath(path)}: merges that GGUF cannot tell")
+    ids = {"bos": table.bos, "eos": table.eos}
+    return {
+        "model": "gpt2",
+        "pre": table.pre,
+        "tokens": table.pieces,
+        "token_type": table.types,
+        "merges": table.merges,
+        **{f"{name}_token_id": number for name, number in ids.items() if number >= 0},
+        "add_bos_token": table.bos >= 0,
+    }
 
 
 def _table(tokenizer: Tokenizer, size: int) -> dict[str, Any]:

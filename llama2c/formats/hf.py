@@ -22,6 +22,7 @@ from llama2c.formats.table import ModelTable, TableEntry
 
 CONFIG, WHOLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 _MOST = 0x7FFFFFFF  # of the core's counts
+_LARGEST_HEAD = 1 << 16  # so that no claim makes a long list of frequencies
 _LONGEST = 100_000_000  # bytes of a JSON file
 _PART = re.compile(r"-(\d{5})-of-(\d{5})\.safetensors")
 
@@ -65,7 +66,7 @@ def read_table(path: str | os.PathLike[str]) -> ModelTable:
     os.stat(path)
     folder = directory_of(path)
     if not (folder / CONFIG).is_file():
-        raise FormatError(f"{os.fspath(path)}: no {folder / CONFIG}: not a Hugging Face model")
+        raise FormatError(f"{os.fspath(path)}: no {folder / CONFIG}: not a Hugging Face directory")
     settings = _settings(folder / CONFIG)
     headers, others = _headers(os.fspath(path), folder)
     entries = [
@@ -154,6 +155,8 @@ def _settings(path: Path) -> dict[str, Any]:
     if keys.values.get("head_dim") is None and dim % heads:
         raise keys.wrong("num_attention_heads", f"a divisor of hidden_size, {dim}")
     head_dim = keys.integer("head_dim", dim // heads)
+    if head_dim > _LARGEST_HEAD:
+        raise FormatError(f"{path}: heads of size {head_dim}, expected at most {_LARGEST_HEAD}")
     window = 0  # transformers has Llama see all positions, whatever the file says
     if kind == "mistral":
         window = keys.integer("sliding_window", 0, low=0) if "sliding_window" in keys.values else MISTRAL_WINDOW
@@ -177,7 +180,10 @@ def _rope(keys: _Keys, head_dim: int) -> dict[str, Any]:
     """RoPE's base and how its waves are stretched; transformers 5 has "rope_parameters" for both."""
     name = "rope_parameters" if keys.values.get("rope_parameters") is not None else "rope_scaling"
     scaling = keys.inner(name)
-    theta = scaling.number("rope_theta", keys.number("rope_theta", 10000.0))
+    holder = keys if scaling.values.get("rope_theta") is None else scaling
+    theta = holder.number("rope_theta", 10000.0)
+    if theta < 1:
+        raise holder.wrong("rope_theta", "a number from 1")
     if scaling.number("partial_rotary_factor", keys.number("partial_rotary_factor", 1.0)) != 1:
         raise (scaling if "partial_rotary_factor" in scaling.values else keys).refused("partial_rotary_factor", "1")
     key = "rope_type" if "rope_type" in scaling.values else "type"

@@ -200,6 +200,8 @@ def write_safetensors(
     pairs = list(tensors.items() if isinstance(tensors, Mapping) else tensors)
     items = [(name, *_stored(name, value)) for name, value in pairs]
     items.sort(key=lambda item: -item[2].itemsize)
+    if not all(isinstance(text, str) for item in (metadata or {}).items() for text in item):
+        raise ValueError("metadata: expected strings to strings")
     header: dict[str, object] = {} if metadata is None else {"__metadata__": dict(metadata)}
     at = 0
     for name, dtype, array in items:
