@@ -94,7 +94,7 @@ setup(
             "llama2c._core",
             ["llama2c/_core.pyx"],
             include_dirs=["csrc"],
-            depends=["llama2c/_core.pxd", *sorted(glob.glob("csrc/*.[ch]"))],
+            depends=["llama2c/_core.pxd", *sorted(glob.glob("llama2c/_core_*.pxi")), *sorted(glob.glob("csrc/*.[ch]"))],
             define_macros=[("Py_LIMITED_API", "0x030B0000")] if STABLE_ABI else [],
             py_limited_api=STABLE_ABI,
         )

@@ -27,6 +27,7 @@ from llama2c.formats.hf_writer import (
     SafetensorsWriter,
     hf_config,
     hf_name,
+    rope_scaling,
 )
 from llama2c.lora import Lora, read_adapters
 from llama2c.new_file import NewFile
@@ -275,7 +276,7 @@ def _to_hf(job: _Job, type: str | None) -> Quantization:
     plan.sort(key=lambda item: -block_types()[item[1]][2])
     most = max(DTYPES, key=lambda kind: sum(math.prod(tensor.shape) for tensor, own in plan if own == kind))
     bos, eos = (-1, -1) if job.tokenizer is None else (job.tokenizer[0].bos, job.tokenizer[0].eos)
-    config = hf_config(source, most, bos, eos)
+    config = hf_config(source.transformer.config, most, bos, eos, scaling=rope_scaling(source))
     model = job.tokenizer[1] if job.tokenizer is not None and (job.tokenizer[1] or "").endswith(".model") else None
     for name in (CONFIG, WEIGHTS, TOKENIZER) if model else (CONFIG, WEIGHTS):
         job.refuse_to_overwrite(str(folder / name))

@@ -4,7 +4,7 @@ import json
 import math
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llama2c._core import UnsupportedError
@@ -128,9 +128,8 @@ class SafetensorsWriter:
 # ---- config.json ----
 
 
-def hf_config(source: Source, kind: str, bos: int, eos: int) -> str:
-    """The content of config.json for weights of type `kind`. Raises UnsupportedError for a RoPE that it cannot tell."""
-    c = source.transformer.config
+def hf_config(c: Mapping[str, Any], kind: str, bos: int, eos: int, *, scaling: dict[str, Any] | None = None) -> str:
+    """The content of config.json for a Transformer's config and weights of type `kind`. scaling: see rope_scaling()."""
     mistral = 0 < c["window"] < c["context"]
     name = "mistral" if mistral else "llama"
     values = {
@@ -147,7 +146,7 @@ def hf_config(source: Source, kind: str, bos: int, eos: int) -> str:
         "max_position_embeddings": c["context"],
         "rms_norm_eps": c["norm_eps"],
         "rope_theta": c["rope_theta"],
-        "rope_scaling": _scaling(source),
+        "rope_scaling": scaling,
         "tie_word_embeddings": c["tied"],
         "attention_bias": False,
         "mlp_bias": False,
@@ -159,8 +158,8 @@ def hf_config(source: Source, kind: str, bos: int, eos: int) -> str:
     return json.dumps(values, indent=2) + "\n"
 
 
-def _scaling(source: Source) -> dict[str, Any] | None:
-    """rope_scaling: that which gives the model's frequencies."""
+def rope_scaling(source: Source) -> dict[str, Any] | None:
+    """What gives the model's frequencies in config.json. Raises UnsupportedError if nothing that is known does."""
     theta = source.transformer.config["rope_theta"]
     frequencies = source.transformer.rope_frequencies
     plain = [theta ** (-i / len(frequencies)) for i in range(len(frequencies))]

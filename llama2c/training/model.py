@@ -226,8 +226,12 @@ class Llama(nn.Module):
         return 6.0 * tokens * (products + attention)
 
 
+def frequencies(c: ModelSettings) -> Tensor:
+    """Of RoPE, radians a position: theta^(-2 j / head_dim), f64 [head_dim / 2]."""
+    return c.rope_theta ** (-torch.arange(0, c.head_dim, 2, dtype=torch.float64) / c.head_dim)
+
+
 def rotations(c: ModelSettings) -> Tensor:
-    """exp(i position theta^(-2 j / head_dim)), complex [context][1][head_dim / 2], computed in f64 as in the engine."""
-    frequencies = c.rope_theta ** (-torch.arange(0, c.head_dim, 2, dtype=torch.float64) / c.head_dim)
-    angles = torch.outer(torch.arange(c.context, dtype=torch.float64), frequencies)
+    """exp(i position frequency), complex [context][1][head_dim / 2], computed in f64 as in the engine."""
+    angles = torch.outer(torch.arange(c.context, dtype=torch.float64), frequencies(c))
     return torch.polar(torch.ones_like(angles), angles).to(torch.complex64)[:, None]
