@@ -26,6 +26,16 @@ METADATA = {
     "tokenizer.ggml.unknown_token_id": 0,
     "tokenizer.ggml.add_space_prefix": False,
 }
+BPE = {
+    "tokenizer.ggml.model": "gpt2",
+    "tokenizer.ggml.pre": "llama-bpe",
+    "tokenizer.ggml.tokens": ["a", "b", "\u0120", "ab", "\u0120ab", "<|begin|>", "<|end|>", "\u010a"],
+    "tokenizer.ggml.merges": ["a b", "\u0120 ab"],
+    "tokenizer.ggml.token_type": [1, 1, 1, 1, 1, 3, 3, 1],
+    "tokenizer.ggml.bos_token_id": 5,
+    "tokenizer.ggml.eos_token_id": 6,
+    "tokenizer.ggml.add_bos_token": True,
+}
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +59,7 @@ def test_no_file_crashes_the_readers(fuzzer, tmp_path, rng):
     corpus.mkdir()
     for name in ("F32", "Q8_0", "Q4_0", "F16"):
         ggufs.write(corpus / name, SHAPE, ggufs.random_tensors(rng, SHAPE, name), metadata=METADATA)
+    ggufs.write(corpus / "BPE", SHAPE, ggufs.random_tensors(rng, SHAPE, "Q8_0"), metadata=BPE)
     # no limit on resident memory: the kernel counts that of this process, before the exec, to the fuzzer's peak
     limits = ["-max_len=16384", "-malloc_limit_mb=65", "-rss_limit_mb=0", "-timeout=10"]
     command = [fuzzer, corpus, f"-runs={RUNS}", f"-seed={rng.seed}", f"-artifact_prefix={tmp_path}/", *limits]
