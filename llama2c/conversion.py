@@ -21,7 +21,6 @@ from llama2c.formats.gguf_source import Source, SourceTensor, open_source
 from llama2c.formats.hf_writer import (
     CONFIG,
     DTYPES,
-    TOKENIZER,
     WEIGHTS,
     HalvedSource,
     SafetensorsWriter,
@@ -79,7 +78,7 @@ def convert(
     version: of a .bin file: 0 (the default) or 1, of F32, or 2, of int8 groups.
     lora: adapters to merge into the weights, as for `load`.
     tokenizer: a file whose vocabulary goes along; None: the source's own, or what lies beside it. A GGUF file takes it
-        in; beside a .bin file tokenizer.bin is written, into a directory tokenizer.model if it came from one.
+        in; beside a .bin file tokenizer.bin is written, into a directory tokenizer.model or .json if it is one.
     threads: None: as for computing. The result does not depend on it.
     progress: see `quantize`.
 
@@ -277,8 +276,8 @@ def _to_hf(job: _Job, type: str | None) -> Quantization:
     most = max(DTYPES, key=lambda kind: sum(math.prod(tensor.shape) for tensor, own in plan if own == kind))
     bos, eos = (-1, -1) if job.tokenizer is None else (job.tokenizer[0].bos, job.tokenizer[0].eos)
     config = hf_config(source.transformer.config, most, bos, eos, scaling=rope_scaling(source))
-    model = job.tokenizer[1] if job.tokenizer is not None and (job.tokenizer[1] or "").endswith(".model") else None
-    for name in (CONFIG, WEIGHTS, TOKENIZER) if model else (CONFIG, WEIGHTS):
+    vocabulary = _vocabulary_files(job)
+    for name in (CONFIG, WEIGHTS, *vocabulary):
         job.refuse_to_overwrite(str(folder / name))
     if any(folder.glob("*.safetensors.index.json")):
         raise ValueError(f"{job.path}: it holds a model in several files, beside which this one would not be read")
@@ -292,9 +291,9 @@ def _to_hf(job: _Job, type: str | None) -> Quantization:
         with SafetensorsWriter(folder / WEIGHTS, entries, overwrite=job.overwrite) as writer:
             halved = _halved(source)
             done = pour(halved, plan, writer.write, threads=job.threads, progress=job.progress)
-        if model:
-            with open(model, "rb") as vocabulary, NewFile(folder / TOKENIZER, overwrite=job.overwrite) as file:
-                shutil.copyfileobj(vocabulary, file)
+        for name, path in vocabulary.items():
+            with open(path, "rb") as given, NewFile(folder / name, overwrite=job.overwrite) as file:
+                shutil.copyfileobj(given, file)
         # the last one: without it the directory is no model
         with NewFile(folder / CONFIG, overwrite=job.overwrite) as file:
             file.write(config.encode())
@@ -304,6 +303,19 @@ def _to_hf(job: _Job, type: str | None) -> Quantization:
                 folder.rmdir()
         raise
     return Quantization(job.path, *done)
+
+
+def _vocabulary_files(job: _Job) -> dict[str, Path]:
+    """The files of a vocabulary that go into a directory as they are, by the names that they have there."""
+    if job.tokenizer is None or job.tokenizer[1] is None:
+        return {}
+    path = Path(job.tokenizer[1])
+    if path.suffix == ".model":
+        return {"tokenizer.model": path}
+    if path.suffix != ".json":
+        return {}
+    settings = path.with_name("tokenizer_config.json")  # which tells the token that ends a text
+    return {"tokenizer.json": path} | ({settings.name: settings} if settings.is_file() else {})
 
 
 def _halved(source: Source) -> Source:

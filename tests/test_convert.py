@@ -9,6 +9,7 @@ import ggufs
 import numpy as np
 import pytest
 from oracle import Shape, forward, nmse
+from test_tokenizer_json import pipeline, written
 
 import llama2c
 from llama2c import Session, Tokenizer, TokenizerError, Transformer, UnsupportedError
@@ -303,6 +304,23 @@ def test_tokenizer_goes_along(tmp_path, with_tokenizer):
     assert not (tmp_path / "out" / "three.bin").exists()
     llama2c.convert(tmp_path / "model.gguf", tmp_path / "out" / "three.bin", threads=1, overwrite=True)
     assert (tmp_path / "out" / "tokenizer.bin").read_bytes() == expected
+
+
+def test_tokenizer_json_goes_along(tmp_path, rng):
+    value = pipeline("llama-bpe")
+    size = len(value["model"]["vocab"]) + 1
+    shape = Shape(32, 64, 1, 2, 1, size, 64)
+    checkpoints.write(tmp_path / "model.bin", shape, checkpoints.random_weights(rng, shape), version=0)
+    (tmp_path / "given").mkdir()
+    given = written(tmp_path / "given", value)
+    llama2c.convert(tmp_path / "model.bin", tmp_path / "one", tokenizer=given, threads=1)
+    llama2c.convert(tmp_path / "one", tmp_path / "two", threads=1)
+    names = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+    assert sorted(os.listdir(tmp_path / "two")) == names
+    for name in names:
+        assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+    llm = llama2c.load(tmp_path / "two")
+    assert (llm.tokenizer.bos, llm.tokenizer.eos) == (0, 1)
 
 
 def test_vocabularies_that_tokenizer_bin_cannot_hold(tmp_path, rng):

@@ -1,4 +1,4 @@
-"""Writer of Hugging Face directories of a Llama: model.safetensors, config.json, tokenizer.model if there is one."""
+"""Writer of Hugging Face directories of a Llama: model.safetensors and config.json."""
 
 import json
 import math
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.model"
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # by GGUF's and safetensors' names
 
 _GLOBALS = {
