@@ -41,14 +41,18 @@ def paths(tmp_path_factory) -> dict[str, Path]:
     """A small model for each numeric path, with weights that make texts vary."""
     folder, rng, found = tmp_path_factory.mktemp("models"), np.random.default_rng(1), {}
     weights = checkpoints.random_weights(rng, SHAPE)
-    for name in ("F32", "Q8_0", "Q4_K", "BF16", "NaN"):
+    for name in ("F32", "Q8_0", "Q4_K_M", "BF16", "NaN"):
         found[name] = folder / name
         if name in ("F32", "NaN"):
             if name == "NaN":
                 weights["token_embd"][NAN] = np.nan
             checkpoints.write(found[name], SHAPE, weights, version=0)
         else:
-            ggufs.write(found[name], SHAPE, ggufs.random_tensors(rng, SHAPE, name))
+            tensors = ggufs.random_tensors(rng, SHAPE, name.removesuffix("_M"))
+            if name == "Q4_K_M":  # a mixture, as its files are
+                finer = ggufs.random_tensors(rng, SHAPE, "Q6_K")
+                tensors |= {t: finer[t] for t in finer if t.split(".")[-2] in ("attn_v", "ffn_down", "output")}
+            ggufs.write(found[name], SHAPE, tensors)
     return found
 
 
@@ -130,7 +134,7 @@ def run_mix(path: Path, rng: np.random.Generator) -> None:
     assert (pool.used, pool.shared) == (0, 0)
 
 
-@pytest.mark.parametrize("name", ["F32", "Q8_0", "Q4_K", "BF16"])
+@pytest.mark.parametrize("name", ["F32", "Q8_0", "Q4_K_M", "BF16"])
 def test_random_mixes(paths, rng, name):
     """LLAMA2C_MIXES: how many; whatever the companions, order, cuts, threads, memory, cancellations, kept prefixes."""
     for _ in range(max(1, MIXES // 4)):
