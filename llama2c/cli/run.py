@@ -1,7 +1,9 @@
 """`llama2c run`: llama2.c's `run`, its flags and its output."""
 
 import argparse
+import errno
 import hashlib
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -115,6 +117,9 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.error("two prompts: PROMPT and -i")
     if arguments.record is not None and arguments.mode == "chat":
         arguments.error("--record is for -m generate: a conversation is not recorded")
+    if arguments.text is None and not os.path.exists(arguments.checkpoint):
+        reason = "No such file or directory; a text for the packaged model is given by -i"
+        raise FileNotFoundError(errno.ENOENT, reason, arguments.checkpoint)
     prompt = arguments.prompt if arguments.text is None else arguments.text
     fill_cache(arguments)
     with llama2c.load(
