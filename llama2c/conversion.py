@@ -9,7 +9,6 @@ import contextlib
 import errno
 import math
 import os
-import shutil
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -43,7 +42,14 @@ from llama2c.quantization import (
 )
 from llama2c.recipes import recipe_of
 from llama2c.threads import default_threads
-from llama2c.tokenizers import StrPath, checked, find_tokenizer, load_tokenizer
+from llama2c.tokenizers import (
+    StrPath,
+    checked,
+    copy_tokenizer_file,
+    find_tokenizer,
+    load_tokenizer,
+    tokenizer_files,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -91,7 +97,7 @@ def convert(
     if threads < 1:
         raise ValueError(f"threads is {threads}, expected at least 1")
     if version is not None and (form != ".bin" or version not in (0, 1, 2)):
-        raise ValueError(f"{name}: version is {version}, expected 0, 1 or 2, and of a .bin file")
+        raise ValueError(f"{name}: version is {version}: .bin files have versions, 0, 1 and 2")
     if form == ".gguf" and type is not None and not lora:
         return quantize(
             source, path, type, threads=threads, tokenizer=tokenizer, overwrite=overwrite, progress=progress
@@ -99,6 +105,8 @@ def convert(
     opened = open_source(source, tokenizer=tokenizer if form == ".gguf" else None)
     if opened.is_file_of(path):
         raise ValueError(f"{name}: it is the file to read")
+    if form == "" and any(opened.is_file_of(os.path.join(name, own)) for own in (CONFIG, WEIGHTS)):
+        raise ValueError(f"{name}: it is the directory to read")
     opened = _merged(opened, lora)
     if form == ".gguf":
         plan = _gguf_plan(opened, type)
@@ -110,6 +118,8 @@ def convert(
 
 def _form_of(path: str) -> str:
     """The suffix of the format that a name asks for, "" for a directory."""
+    if not path:
+        raise ValueError("the name of the new file or directory is empty")
     suffix = os.path.splitext(path)[1]
     if path.endswith(("/", os.sep)) or os.path.isdir(path) or not suffix:
         return ""
@@ -276,7 +286,7 @@ def _to_hf(job: _Job, type: str | None) -> Quantization:
     most = max(DTYPES, key=lambda kind: sum(math.prod(tensor.shape) for tensor, own in plan if own == kind))
     bos, eos = (-1, -1) if job.tokenizer is None else (job.tokenizer[0].bos, job.tokenizer[0].eos)
     config = hf_config(source.transformer.config, most, bos, eos, scaling=rope_scaling(source))
-    vocabulary = _vocabulary_files(job)
+    vocabulary = tokenizer_files(job.tokenizer[1]) if job.tokenizer and job.tokenizer[1] else {}
     for name in (CONFIG, WEIGHTS, *vocabulary):
         job.refuse_to_overwrite(str(folder / name))
     if any(folder.glob("*.safetensors.index.json")):
@@ -288,13 +298,12 @@ def _to_hf(job: _Job, type: str | None) -> Quantization:
         for tensor, kind in plan
     ]
     try:
+        (folder / CONFIG).unlink(missing_ok=True)  # without it the directory is no model: it comes last
         with SafetensorsWriter(folder / WEIGHTS, entries, overwrite=job.overwrite) as writer:
             halved = _halved(source)
             done = pour(halved, plan, writer.write, threads=job.threads, progress=job.progress)
         for name, path in vocabulary.items():
-            with open(path, "rb") as given, NewFile(folder / name, overwrite=job.overwrite) as file:
-                shutil.copyfileobj(given, file)
-        # the last one: without it the directory is no model
+            copy_tokenizer_file(path, folder / name, overwrite=job.overwrite)
         with NewFile(folder / CONFIG, overwrite=job.overwrite) as file:
             file.write(config.encode())
     except BaseException:
@@ -303,19 +312,6 @@ def _to_hf(job: _Job, type: str | None) -> Quantization:
                 folder.rmdir()
         raise
     return Quantization(job.path, *done)
-
-
-def _vocabulary_files(job: _Job) -> dict[str, Path]:
-    """The files of a vocabulary that go into a directory as they are, by the names that they have there."""
-    if job.tokenizer is None or job.tokenizer[1] is None:
-        return {}
-    path = Path(job.tokenizer[1])
-    if path.suffix == ".model":
-        return {"tokenizer.model": path}
-    if path.suffix != ".json":
-        return {}
-    settings = path.with_name("tokenizer_config.json")  # which tells the token that ends a text
-    return {"tokenizer.json": path} | ({settings.name: settings} if settings.is_file() else {})
 
 
 def _halved(source: Source) -> Source:

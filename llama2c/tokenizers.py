@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llama2c._core import FormatError, Tokenizer, UnsupportedError, is_gguf
+from llama2c._core import FormatError, Tokenizer, UnsupportedError, is_gguf, read_gguf_entries
 from llama2c.errors import TokenizerError
 from llama2c.formats.hf import directory_of, is_hf
+from llama2c.new_file import NewFile
 
 if TYPE_CHECKING:
     from llama2c.formats.tiktoken_model import TiktokenTable
@@ -84,10 +85,35 @@ def candidates(checkpoint: StrPath, vocab_size: int) -> Iterator[Path]:
             f"tok{vocab_size}.bin",
             "tokenizer.model",
             f"tok{vocab_size}.model",
+            "tokenizer.gguf",
         ):
             yield directory / name
         if directory != Path() and is_hf(checkpoint):
             yield directory / "tokenizer.json"
+
+
+def tokenizer_files(path: StrPath) -> dict[str, Path]:
+    """The files of a tokenizer by the names under which candidates() finds them in another directory."""
+    source = Path(path)
+    if is_gguf(source):
+        return {"tokenizer.gguf": source}
+    if source.suffix != ".json":
+        return {"tokenizer.model" if source.suffix == ".model" else "tokenizer.bin": source}
+    settings = source.with_name("tokenizer_config.json")  # which tells the token that ends a text
+    return {"tokenizer.json": source} | ({settings.name: settings} if settings.is_file() else {})
+
+
+def copy_tokenizer_file(source: StrPath, path: StrPath, *, overwrite: bool = False) -> None:
+    """A copy, which appears when it is whole; of a GGUF file the vocabulary alone. Raises OSError, FormatError."""
+    if is_gguf(source):
+        from llama2c.formats.gguf_writer import GGUFWriter, encode_value
+
+        entries = [entry for entry in read_gguf_entries(source) if entry[0].startswith("tokenizer.")]
+        with GGUFWriter(path, [("general.architecture", encode_value("llama")), *entries], [], overwrite=overwrite):
+            return
+    with open(source, "rb") as original, NewFile(path, overwrite=overwrite) as file:
+        while block := original.read(1 << 20):
+            file.write(block)
 
 
 def find_tokenizer(checkpoint: StrPath, vocab_size: int) -> tuple[Tokenizer, str]:

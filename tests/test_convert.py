@@ -501,3 +501,24 @@ def test_command_line(tmp_path, rng, model, capfd):
     assert main([*command, "--force"]) == 0
     assert main(["convert", str(path), str(tmp_path / "q.gguf"), "--type", "q8_0", "--threads", "1"]) == 0
     assert Transformer(str(tmp_path / "q.gguf")).config["weight_type"] == "Q8_0"
+
+
+def test_directories_that_would_be_lost(tmp_path, rng):
+    checkpoints.write(tmp_path / "model.bin", SHAPE, checkpoints.random_weights(rng, SHAPE), version=0)
+    llama2c.convert(tmp_path / "model.bin", tmp_path / "hf")
+    for form in (tmp_path / "hf", f"{tmp_path}/hf/", f"{tmp_path}/x/../hf"):
+        (tmp_path / "x").mkdir(exist_ok=True)
+        with pytest.raises(ValueError, match="it is the directory to read"):
+            llama2c.convert(tmp_path / "hf", form, overwrite=True)
+    with pytest.raises(ValueError, match="is empty"):
+        llama2c.convert(tmp_path / "hf", "")
+    with pytest.raises(ValueError, match=r"version is 1: .bin files have versions"):
+        llama2c.convert(tmp_path / "hf", tmp_path / "model.gguf", version=1)
+
+
+def test_a_gguf_vocabulary_goes_into_a_directory(data_file, tmp_path):
+    source = data_file("models/stories260K.gguf")
+    llama2c.convert(source, tmp_path / "hf")
+    one, other = llama2c.load(source), llama2c.load(tmp_path / "hf")
+    assert other.tokenizer.encode("Once upon a time") == one.tokenizer.encode("Once upon a time")
+    assert (tmp_path / "hf" / "tokenizer.gguf").stat().st_size < 40_000

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -92,7 +93,7 @@ SHAPES = [
 @pytest.mark.parametrize("shape", SHAPES)
 def test_forward_is_the_engines(torch, tmp_path, dataset, shape):
     from llama2c.training.model import Llama
-    from llama2c.training.saving import save_model
+    from llama2c.training.saving import SavedAs, save_model
     from llama2c.training.settings import ModelSettings
 
     torch.manual_seed(1)
@@ -100,7 +101,7 @@ def test_forward_is_the_engines(torch, tmp_path, dataset, shape):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.2)
-    save_model(model, tmp_path / "model", open_dataset(dataset).tokenizer_path)
+    save_model(model, tmp_path / "model", open_dataset(dataset).tokenizer_path, SavedAs(64))
     ids = np.random.default_rng(1).integers(0, shape["vocab_size"], 64)
     with torch.no_grad():
         expected = model(torch.from_numpy(ids)[None])[0].numpy()
@@ -208,7 +209,7 @@ def test_run_is_not_overwritten(torch, tmp_path, dataset, capsys):
     assert "--resume goes on with it, --force begins anew" in capsys.readouterr().err
     assert main(command(dataset, out, "--steps", "2", "--force")) == 0
     assert main(["train", "--out", str(out), "--resume", "--dim", "48"]) == 1
-    assert "not of a run with these settings" in capsys.readouterr().err
+    assert "of a run whose model.dim is 32, not 48; --force begins anew" in capsys.readouterr().err
     (out / "checkpoint.pt").write_bytes(b"PK nonsense")
     assert main(["train", "--out", str(out), "--resume"]) == 1
     assert "not a checkpoint of llama2c train" in capsys.readouterr().err
@@ -333,3 +334,72 @@ def test_adapters_are_trained_loaded_and_merged(torch, trained, dataset, tmp_pat
     assert nmse(llama2c.load(trained / "model", lora=out / "model").logits(window), expected) < 1e-9
     llama2c.convert(base, tmp_path / "merged.gguf", lora=out / "model")
     assert nmse(llama2c.load(tmp_path / "merged.gguf").logits(window), expected) < 1e-9
+
+
+# ---- What was found by trying to break it ----
+
+
+def test_force_removes_nothing_before_the_run_is_sure_to_begin(torch, tmp_path, dataset, capsys, monkeypatch):
+    out = tmp_path / "run"
+    assert main(command(dataset, out, "--steps", "10")) == 0
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    for wrong in (["--tensorboard"], ["--seed", "5000000000"], ["--device", "meta"], ["--context", "100000"]):
+        assert main(command(dataset, out, "--steps", "10", "--force", *wrong)) == 1
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    assert "no shard has more" in capsys.readouterr().err
+
+
+def test_another_kind_of_model_in_the_same_directory(torch, trained, dataset, tmp_path, capsys):
+    out, start = tmp_path / "run", ["--init-from", str(trained / "model"), "--context", "32", "--threads", "1"]
+    tune = ["train", "--data", str(dataset), "--out", str(out), *QUICK, *start, "--steps", "2"]
+    assert main(tune) == 0
+    assert main([*tune, "--lora-rank", "2", "--force"]) == 0
+    names = sorted(path.name for path in (out / "model").iterdir())
+    assert names == ["adapter_config.json", "adapter_model.safetensors"]
+    for change in (["--lora-alpha", "3"], ["--lora-rank", "0"], ["--average", "0.9"]):
+        assert main(["train", "--out", str(out), "--resume", *change]) == 1
+        assert "--force begins anew" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--lora-rank", "2"], "lora.rank is set without init_from"),
+        (["--init-from", "BASE", "--n-layers", "3"], "model.n_layers is 3, but"),
+        (["--init-from", "OTHER"], "not made by the model's tokenizer"),
+    ],
+)
+def test_starts_that_do_not_fit(torch, trained, dataset, tmp_path, capsys, change, message):
+    base = tmp_path / "base.gguf"
+    llama2c.convert(trained / "model", base)
+    (tmp_path / "other.txt").write_text("quite another text, with words of its own and characters: xyz. " * 50)
+    train_vocabulary([tmp_path / "other.txt"], tmp_path / "other.model", 320)
+    llama2c.convert(trained / "model", tmp_path / "other.gguf", tokenizer=tmp_path / "other.model")
+    names = {"BASE": str(base), "OTHER": str(tmp_path / "other.gguf")}
+    arguments = ["train", "--data", str(dataset), "--out", str(tmp_path / "run"), "--context", "32"]
+    assert main([*arguments, *(names.get(item, item) for item in change)]) == 1
+    assert message in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+def test_tuned_models_keep_positions_window_and_a_gguf_vocabulary(torch, trained, tmp_path):
+    """Data made by a GGUF file's tokenizer: its vocabulary goes along, without the weights."""
+    config = json.loads((trained / "model" / "config.json").read_text())
+    base = tmp_path / "base"
+    shutil.copytree(trained / "model", base)
+    config |= {"model_type": "mistral", "sliding_window": 24, "max_position_embeddings": 64}
+    (base / "config.json").write_text(json.dumps(config))
+    llama2c.convert(trained / "model", tmp_path / "base.gguf")
+    (tmp_path / "text.txt").write_text("the old queen went over the sea. " * 300)
+    tokenize([tmp_path / "text.txt"], tmp_path / "data", tokenizer=tmp_path / "base.gguf", validation=0.1, workers=1)
+    assert (tmp_path / "data" / "tokenizer.gguf").stat().st_size < (tmp_path / "base.gguf").stat().st_size / 2
+    arguments = ["train", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "run"), "--init-from", str(base)]
+    arguments += ["--threads", "1", "--steps", "2", *QUICK]
+    assert main([*arguments, "--context", "32"]) == 1  # wider than the window
+    assert main([*arguments, "--context", "16"]) == 0
+    tuned = llama2c.load(tmp_path / "run" / "model")
+    assert (tuned.config.context, tuned.config.window) == (64, 24)
+    assert tuned.tokenizer.encode("the queen") == llama2c.load(tmp_path / "base.gguf").tokenizer.encode("the queen")
+    assert str(tuned.generate("the", max_tokens=4, seed=1))
+    llama2c.convert(tmp_path / "run" / "model", tmp_path / "tuned.gguf")
+    assert len(llama2c.load(tmp_path / "tuned.gguf").tokenizer) == 320

@@ -14,7 +14,12 @@ from llama2c.training.windows import Windows, validation_windows
 
 
 def test_settings_survive_toml(tmp_path):
-    changes = {("", "data"): 'a "b"\\c', ("model", "dim"): 48, ("train", "dropout"): 0.25, ("lora", "targets"): ["q"]}
+    changes = {
+        ("", "data"): 'a "b"\\c \x7f\n\U0001f600',
+        ("model", "dim"): 48,
+        ("train", "dropout"): 0.25,
+        ("lora", "targets"): ["q"],
+    }
     settings = read_settings(None, changes)
     path = tmp_path / "settings.toml"
     path.write_text(to_toml(settings))
@@ -28,7 +33,7 @@ def test_settings_survive_toml(tmp_path):
         ("[model]\nwidth = 3", "model.width: unknown; expected one of vocab_size, dim"),
         ("[train]\nsteps = 1.5", "train.steps: expected an integer, got 1.5"),
         ("[train]\nsteps = 0", "train.steps is 0, expected 1 or more"),
-        ("[train]\ndropout = 1.0", "train.dropout is 1, expected 0 to below 1"),
+        ("[train]\ndropout = 1.0", "train.dropout is 1, expected 0 to 0.99"),
         ("[model]\ndim = 30\nn_heads = 4", "model.dim is 30, expected a multiple of n_heads, 4"),
         ("[lora]\ntargets = ['w']", "lora.targets has 'w', expected some of q, k"),
         ("model = 3", "model: expected a table"),

@@ -121,7 +121,7 @@ def add_tokenize(actions: Any) -> None:
     )
     command.add_argument("inputs", metavar="INPUT", nargs="+", help="texts: see below")
     command.add_argument(
-        "-z", "--tokenizer", required=True, metavar="FILE", help="tokenizer.bin, SentencePiece .model or GGUF"
+        "-z", "--tokenizer", required=True, metavar="FILE", help="tokenizer.bin, a .model, tokenizer.json or GGUF"
     )
     command.add_argument("--out", required=True, metavar="DIR", help="the directory to write")
     add_key(command)

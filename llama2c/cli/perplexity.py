@@ -45,7 +45,12 @@ def add(commands: Any) -> None:
         help="score every token: windows N tokens apart, each with those that the one before has not seen",
     )
     command.add_argument("--chunks", type=integer(1), metavar="N", help="windows to score (default: all)")
-    command.add_argument("-z", "--tokenizer", metavar="FILE", help="tokenizer.bin, SentencePiece .model or GGUF")
+    command.add_argument(
+        "-z",
+        "--tokenizer",
+        metavar="FILE",
+        help="tokenizer.bin, a SentencePiece or Llama 3 .model, tokenizer.json or GGUF",
+    )
     command.add_argument("--json", action="store_true", help="print JSON")
     add_threads(command)
     add_engine_options(command)

@@ -82,7 +82,7 @@ def add(commands: Any) -> None:
         "-z",
         "--tokenizer",
         metavar="FILE",
-        help="tokenizer.bin, SentencePiece or Llama 3 .model, or GGUF",
+        help="tokenizer.bin, a SentencePiece or Llama 3 .model, tokenizer.json or GGUF",
     )
     command.add_argument(
         "-m",

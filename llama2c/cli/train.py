@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import math
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from llama2c.training.settings import Settings, flags, read_settings
 
 if TYPE_CHECKING:
-    from llama2c.training.trainer import Progress
+    from llama2c.training.trainer import Progress, Training
 
 EPILOG = """\
 examples:
@@ -121,6 +122,13 @@ def stopping() -> "Iterator[Callable[[], int]]":
             signal.signal(number, handler)
 
 
+def validation(state: "Progress") -> str:
+    """What the last evaluation found, if there was one."""
+    if math.isnan(state.validation):
+        return ""
+    return f"validation {state.validation:.4f} ({state.characters_validation:.4f} nats a character), "
+
+
 @contextmanager
 def progress_bar(*, quiet: bool) -> "Iterator[Callable[[Progress], None]]":
     """A bar on the standard error; a line now and then where that is no terminal."""
@@ -133,21 +141,28 @@ def progress_bar(*, quiet: bool) -> "Iterator[Callable[[Progress], None]]":
         bar.total = state.steps
         bar.update(state.step - bar.n)
         bar.set_postfix_str(
-            f"loss {state.loss:.3f}, validation {state.validation:.3f}, "
-            f"{state.tokens_per_second:.0f} tok/s, MFU {state.mfu:.0%}",
+            f"loss {state.loss:.3f}, {validation(state)}{state.tokens_per_second:.0f} tok/s, MFU {state.mfu:.0%}",
             refresh=False,
         )
         if not terminal and not quiet and (state.step % 100 == 0 or state.step == state.steps):
             print(
-                f"step {state.step}/{state.steps} loss {state.loss:.4f} validation {state.validation:.4f} "
-                f"({state.characters_validation:.4f} nats a character) rate {state.learning_rate:.2e} "
-                f"{state.tokens_per_second:.0f} tok/s MFU {state.mfu:.0%}",
+                f"step {state.step}/{state.steps} loss {state.loss:.4f}, {validation(state)}"
+                f"rate {state.learning_rate:.2e}, {state.tokens_per_second:.0f} tok/s MFU {state.mfu:.0%}",
                 file=sys.stderr,
                 flush=True,
             )
 
     with bar:
         yield show
+
+
+def _outcome(result: "Training") -> str:
+    if result.best_step == 0:
+        return "no model yet: it comes with the first evaluation"
+    if math.isinf(result.best):
+        return f"model of step {result.best_step} (no text for validation)"
+    per_character = f"{result.best:.4f} nats a token, {result.best_per_character:.4f} a character"
+    return f"best model of step {result.best_step}: {per_character}"
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -165,8 +180,7 @@ def run(arguments: argparse.Namespace) -> int:
     with stopping() as asked, progress_bar(quiet=quiet) as show:
         result = train(settings, resume=arguments.resume, progress=show, stop=lambda: asked() != 0)
     if not quiet:
-        print(f"{result.out}: step {result.step}, best model of step {result.best_step}: ", end="")
-        print(f"{result.best:.4f} nats a token, {result.best_per_character:.4f} a character", flush=True)
+        print(f"{result.out}: step {result.step}, {_outcome(result)}", flush=True)
     if result.stopped:
         print(f"llama2c: stopped and saved; --out {result.out} --resume goes on", file=sys.stderr)
         return 128 + asked()

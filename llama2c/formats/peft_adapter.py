@@ -68,6 +68,8 @@ class _Config:
 def adapter_paths(path: str | os.PathLike[str]) -> list[str]:
     """The two files of an adapter, named by its directory or by its adapter_model.safetensors."""
     name = os.fspath(path)
+    if os.path.isfile(name) and not name.endswith(".safetensors"):
+        raise FormatError(f"{name}: not an adapter: expected its directory, or its {WEIGHTS}")
     if os.path.isdir(name):
         return [os.path.join(name, CONFIG), os.path.join(name, WEIGHTS)]
     return [os.path.join(os.path.dirname(name), CONFIG), name]

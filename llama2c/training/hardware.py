@@ -86,6 +86,8 @@ def hardware(settings: TrainSettings) -> Iterator[Hardware]:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:  # torch asserts that it was compiled for CUDA
         raise ValueError(f"device {settings.device}: {str(error).splitlines()[0]}") from None
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device is {settings.device!r}, expected auto, cpu or cuda")
     if settings.threads and device.type == "cpu":
         torch.set_num_threads(settings.threads)
     bf16 = settings.precision == "bf16" or (settings.precision == "auto" and _multiplies_bf16(device))

@@ -129,7 +129,12 @@ class Converter:
 
     def count(self, path: str) -> int:
         """The documents in a file."""
-        return sum(1 for _ in self._documents(path, lambda _: None))
+        count = 0
+        for _ in self._documents(path, lambda _: None):
+            if count % 256 == 0:
+                self._tally(0)  # which may stop the work
+            count += 1
+        return count
 
     def _documents(self, path: str, bad: Callable[[BadRecord], None]) -> Iterator[str]:
         return read_documents(path, key=self._settings.record_key, strip=self._settings.strip, bad=bad)

@@ -159,8 +159,6 @@ class Layer(nn.Module):
 class Llama(nn.Module):
     """The model; `forward` gives logits, or with targets the loss."""
 
-    rotation: Tensor
-
     def __init__(self, c: ModelSettings, *, dropout: float = 0.0, attention_dropout: float = 0.0) -> None:
         super().__init__()
         self.settings = c
@@ -169,7 +167,7 @@ class Llama(nn.Module):
         self.layers = nn.ModuleList(Layer(c, dropout, attention_dropout) for _ in range(c.n_layers))
         self.output_norm = RMSNorm(c.dim, c.norm_eps)
         self.output = None if c.tied else Linear(c.dim, c.vocab_size)
-        self.register_buffer("rotation", rotations(c), persistent=False)
+        self.rotation = rotations(c)  # no buffer: several processes need not send it to one another
         for name, parameter in self.named_parameters():
             if parameter.dim() == 2:
                 # GPT-2: what is added to the residual stream starts smaller, as there are 2 n_layers of it
@@ -179,6 +177,7 @@ class Llama(nn.Module):
     def forward(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
         """tokens [b][t] -> logits f32 [b][t][vocab_size]; with targets [b][t], the losses in nats [b][t]."""
         x = self.dropout(self.token_embd(tokens))
+        self.rotation = self.rotation.to(tokens.device)
         rotation = self.rotation[: tokens.shape[1]]
         for layer in self.layers:
             x = layer(x, rotation)

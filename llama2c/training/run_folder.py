@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import torch
 
 SETTINGS, CHECKPOINT, METRICS, PLOT, MODEL = "settings.toml", "checkpoint.pt", "metrics.jsonl", "loss.svg", "model"
+MODEL_FILES = ("*.safetensors", "config.json", "adapter_config.json", "tokenizer*")  # of model/
 VERSION = 1  # of checkpoint.pt
 
 
@@ -51,6 +52,9 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         for name in (CHECKPOINT, METRICS, PLOT):
             (self.path / name).unlink(missing_ok=True)
+        for old in MODEL_FILES:
+            for path in self.model_path.glob(old):
+                path.unlink()
 
     def save_settings(self, text: str) -> None:
         """Replace settings.toml."""

@@ -43,9 +43,10 @@ class ModelSettings:
     rope_theta: float = _setting(10000.0, "base of the rotary embedding")
 
     def __post_init__(self) -> None:
-        for name in ("dim", "n_layers", "n_heads", "context", "norm_eps", "rope_theta"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected more than 0")
+        for name in ("dim", "n_layers", "n_heads", "context"):
+            _require(name, getattr(self, name), 1)
+        _require("norm_eps", self.norm_eps, 0, 0.1)
+        _require("rope_theta", self.rope_theta, 1, 1e12)
         for name in ("vocab_size", "n_kv_heads", "head_dim", "hidden_dim"):
             _require(name, getattr(self, name), 0)
         if self.head_dim == 0:
@@ -96,7 +97,9 @@ class TrainSettings:
     beta1: float = _setting(0.9, "of AdamW")
     beta2: float = _setting(0.95, "of AdamW")
     clip: float = _setting(1.0, "the norm that gradients are scaled down to (0: any)")
-    dropout: float = _setting(0.0, "part of the values that is dropped after the embedding, attention and feed-forward")
+    dropout: float = _setting(
+        0.0, "part of the values that is dropped after the embedding, attention and feed-forward, in 256ths"
+    )
     attention_dropout: float = _setting(0.0, "part of the attention's probabilities that is dropped (slow on CPUs)")
     average: float = _setting(
         0.0, "evaluate and keep a moving average of the weights, with this decay (0: the weights)"
@@ -116,11 +119,14 @@ class TrainSettings:
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate", "evaluate_every", "log_every"):
             _require(name, getattr(self, name), 1)
-        for name in ("warmup", "weight_decay", "clip", "seed", "threads", "evaluate_windows"):
+        for name in ("warmup", "weight_decay", "clip", "threads", "evaluate_windows"):
             _require(name, getattr(self, name), 0)
+        _require("seed", self.seed, 0, 0x7FFFFFFF)
         _require("min_learning_rate", self.min_learning_rate, 0, 1)
-        for name in ("beta1", "beta2", "dropout", "attention_dropout", "average"):
+        for name in ("beta1", "beta2", "average"):
             _require(name, getattr(self, name), 0, 1, open_end=True)
+        for name in ("dropout", "attention_dropout"):
+            _require(name, getattr(self, name), 0, 0.99)
         if not 0 < self.learning_rate < math.inf:
             raise ValueError(f"learning_rate is {self.learning_rate:g}, expected more than 0")
         if self.precision not in ("auto", "f32", "bf16"):
@@ -232,7 +238,8 @@ def _toml(value: Any) -> str:
     if isinstance(value, str):
         import json
 
-        return json.dumps(value)  # TOML's basic strings have JSON's escapes
+        # TOML's basic strings have JSON's escapes, but for surrogates and DEL
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, tuple):
         return f"[{', '.join(map(_toml, value))}]"
     return repr(value)

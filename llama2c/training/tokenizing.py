@@ -9,15 +9,16 @@ Its key stands for all these; whatever ends the process, the next run with the s
 import errno
 import os
 import re
+import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from llama2c._core import FormatError, is_gguf
-from llama2c.new_file import NewFile, remove_leftovers
+from llama2c._core import FormatError
+from llama2c.new_file import remove_leftovers
 from llama2c.records import FileHash, hash_of
 from llama2c.threads import default_threads
-from llama2c.tokenizers import StrPath
+from llama2c.tokenizers import StrPath, copy_tokenizer_file, tokenizer_files
 from llama2c.training.documents import input_files
 from llama2c.training.jobs import PART, Job, Piece, Settings, divide
 from llama2c.training.shards import MANIFEST, SPLITS, Dataset, Manifest, Part, dtype_of, open_dataset, open_shard
@@ -155,16 +156,17 @@ def _is_whole(folder: str, part: Part, vocab_size: int) -> bool:
 
 
 def _copy_tokenizer(settings: Settings, *, overwrite: bool) -> FileHash:
-    """Put the tokenizer into the dataset; its copy's hash."""
-    source = settings.tokenizer
-    suffix = ".model" if source.endswith(".model") else ".gguf" if is_gguf(source) else ".bin"
-    path = os.path.join(settings.out, f"tokenizer{suffix}")
-    wanted = hash_of(source).sha256
-    if not (os.path.exists(path) and hash_of(path).sha256 == wanted):
-        with open(source, "rb") as original, NewFile(path, overwrite=overwrite) as file:
-            while block := original.read(1 << 20):
-                file.write(block)
-    return hash_of(path)
+    """Put the tokenizer into the dataset; the hash of its copy."""
+    copies = {}
+    for name, source in tokenizer_files(settings.tokenizer).items():
+        path = os.path.join(settings.out, name)
+        with tempfile.TemporaryDirectory(dir=settings.out, prefix="tokenizer-") as folder:
+            fresh = os.path.join(folder, name)
+            copy_tokenizer_file(source, fresh)
+            if not (os.path.exists(path) and hash_of(path).sha256 == hash_of(fresh).sha256):
+                copy_tokenizer_file(source, path, overwrite=overwrite)
+        copies[name] = hash_of(path)
+    return next(iter(copies.values()))
 
 
 def _check_splits(parts: Sequence[Part], *, validation: bool) -> None:

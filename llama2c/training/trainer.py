@@ -10,13 +10,14 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from llama2c._core import FormatError
 from llama2c.training.hardware import Hardware, hardware
 from llama2c.training.lora import add_adapters
 from llama2c.training.model import Llama
@@ -80,7 +81,7 @@ def train(
         if resume:
             trainer.resume()
         elif where.first:
-            trainer.folder.begin()
+            trainer.folder.begin()  # what can fail before the first step has not
         if where.first:
             trainer.folder.save_settings(to_toml(trainer.settings))
         return trainer.run(progress or (lambda _: None), stop or (lambda: False))
@@ -90,7 +91,8 @@ class Trainer:
     """A run: model, optimizer, data and counters."""
 
     def __init__(self, settings: Settings, dataset: Dataset, where: Hardware) -> None:
-        self.settings = settings = model_settings(settings, dataset)
+        self.settings, self.saved_as = model_settings(settings, dataset)
+        settings = self.settings
         self.where, self.dataset = where, dataset
         self.folder = RunFolder(settings.out)
         t, c = settings.train, settings.model
@@ -110,7 +112,9 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(groups(self.trained, t), lr=0.0, betas=(t.beta1, t.beta2), fused=True)
         self.computed: Any = torch.compile(self.model) if t.compile else self.model
         if where.world > 1:
-            self.computed = DistributedDataParallel(self.computed, broadcast_buffers=False)
+            self.computed = DistributedDataParallel(self.computed)
+        self.writer = self._tensorboard()
+        self.peak = where.peak_flops()
         self.step = 0
         self.best, self.best_step = math.inf, 0
         self.last_validation = math.nan
@@ -120,6 +124,7 @@ class Trainer:
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds."""
         return {
+            "kind": self._kind(),
             "step": self.step,
             "best": self.best,
             "best_step": self.best_step,
@@ -129,9 +134,22 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
         }
 
+    def _kind(self) -> dict[str, Any]:
+        """The settings that a run keeps for all its steps, by their names."""
+        s = self.settings
+        kind = {f"model.{name}": value for name, value in asdict(s.model).items()}
+        kind |= {f"lora.{name}": list(value) if name == "targets" else value for name, value in asdict(s.lora).items()}
+        return {**kind, "init_from": bool(s.init_from), "train.average": s.train.average}
+
     def resume(self) -> None:
         """Take over the checkpoint in the run's directory."""
         state = self.folder.load(self.where.device)
+        for name, value in self._kind().items():
+            saved = state.get("kind", {}).get(name)
+            if saved != value:
+                raise ValueError(
+                    f"{self.folder.checkpoint_path}: of a run whose {name} is {saved}, not {value}; --force begins anew"
+                )
         try:
             with torch.no_grad():
                 for name, own in (("trained", self.trained), ("average", self.average)):
@@ -140,8 +158,8 @@ class Trainer:
             self.optimizer.load_state_dict(state["optimizer"])
             self.step, self.best_step = int(state["step"]), int(state["best_step"])
             self.best, self.last_validation = float(state["best"]), float(state["last_validation"])
-        except (KeyError, ValueError, RuntimeError) as error:
-            raise ValueError(f"{self.folder.checkpoint_path}: not of a run with these settings: {error}") from None
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise FormatError(f"{self.folder.checkpoint_path}: not a checkpoint of such a run: {error}") from None
         if self.where.first:
             self.folder.resume_metrics(self.step)
 
@@ -159,7 +177,7 @@ class Trainer:
                 if self.settings.lora.rank:
                     save_adapter(self.model, self.settings, self.folder.model_path)
                 else:
-                    save_model(self.model, self.folder.model_path, self.dataset.tokenizer_path)
+                    save_model(self.model, self.folder.model_path, self.dataset.tokenizer_path, self.saved_as)
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
@@ -179,8 +197,6 @@ class Trainer:
     def run(self, progress: Callable[[Progress], None], stop: Callable[[], bool]) -> Training:
         """Steps to the last one."""
         t = self.settings.train
-        writer = self._tensorboard()
-        peak = self.where.peak_flops()
         stopped = False
         while self.step < t.steps and not stopped:
             begun = time.perf_counter()
@@ -190,7 +206,7 @@ class Trainer:
             tokens = t.batch_size * t.accumulate * self.settings.model.context
             speed = self.model.flops(tokens, self.settings.model.context) / seconds
             if self.step % t.evaluate_every == 0 or self.step == t.steps:
-                self.evaluate(writer)
+                self.evaluate()
             state = Progress(
                 self.step,
                 t.steps,
@@ -198,14 +214,13 @@ class Trainer:
                 t.rate(self.step - 1),
                 norm,
                 tokens / seconds,
-                speed / peak,
+                speed / self.peak,
                 self.last_validation,
                 self.per_character(self.last_validation),
                 self.best,
             )
             if self.step % t.log_every == 0 or self.step == t.steps:
                 self._log(
-                    writer,
                     loss=state.loss,
                     learning_rate=state.learning_rate,
                     gradient_norm=state.gradient_norm,
@@ -249,7 +264,7 @@ class Trainer:
                 torch._foreach_lerp_(self.average, cast("list[Tensor]", self.trained), 1 - decay)
         return loss_sum / where.world, norm, wishes > 0
 
-    def evaluate(self, writer: Writer | None) -> None:
+    def evaluate(self) -> None:
         """Validation loss; the model is kept if it is the best. Without validation data the last is the best."""
         if not self.validation:
             self.best_step = self.step
@@ -261,7 +276,6 @@ class Trainer:
             self.best, self.best_step = self.last_validation, self.step
             self.save_best()
         self._log(
-            writer,
             validation_loss=self.last_validation,
             validation_nats_per_character=self.per_character(self.last_validation),
             best_validation_loss=self.best,
@@ -292,11 +306,11 @@ class Trainer:
     def _tensor(self, rows: Any) -> Tensor:
         return torch.from_numpy(rows.copy()).to(self.where.device, non_blocking=True)
 
-    def _log(self, writer: Writer | None, **metrics: float) -> None:
+    def _log(self, **metrics: float) -> None:
         if self.where.first:
             self.folder.log({"step": self.step, **metrics})
-            for name, value in metrics.items() if writer else ():
-                cast(Writer, writer).add_scalar(name, value, self.step)
+            for name, value in metrics.items() if self.writer else ():
+                cast(Writer, self.writer).add_scalar(name, value, self.step)
 
     def _tensorboard(self) -> Writer | None:
         if not (self.settings.train.tensorboard and self.where.first):

@@ -64,6 +64,8 @@ def train_vocabulary(
     Raises OSError, FormatError, or ValueError for a size that the text has too many characters or too few words for,
     with the bound; nothing is left of the new file then.
     """
+    if not os.fspath(path).endswith(".model"):
+        raise ValueError(f"{os.fspath(path)}: expected a name that ends in .model, by which its format is told")
     import sentencepiece
 
     for name, value, least in ("size", size, 1), ("max_sentences", max_sentences, 1), ("threads", threads, 1):

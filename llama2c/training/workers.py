@@ -4,13 +4,16 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from llama2c.training.jobs import Converter, Job, Settings
 from llama2c.training.shards import Part
+
+T = TypeVar("T")
+K = TypeVar("K")
 
 # Called with the tokens made so far and an estimate of all; None before the first file is done.
 Progress = Callable[[int, int | None], None]
@@ -65,19 +68,28 @@ class Workers:
             start = (settings, self._tokens, self._stop)
             self._pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=start)
 
+        self._interrupts = Interrupts()
+
     def __enter__(self) -> "Workers":
+        if self._pool is not None:
+            self._interrupts.hold()
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._pool is not None:
-            self._stop.value = 1
-            self._pool.shutdown(cancel_futures=True)
+            try:
+                self._stop.value = 1
+                self._pool.shutdown(cancel_futures=True)
+            finally:
+                self._interrupts.release()
 
     def count(self, files: Sequence[Path]) -> list[int]:
         """The documents of each file."""
         paths = [os.fspath(file) for file in files]
         if self._pool is not None:
-            return list(self._pool.map(_count, paths))
+            counts = {self._pool.submit(_count, path): path for path in paths}
+            done = {path: future.result() for future, path in self._as_completed(counts)}
+            return [done[path] for path in paths]
         converter = Converter(self._settings, lambda _: None)
         return [converter.count(path) for path in paths]
 
@@ -93,14 +105,54 @@ class Workers:
                 parts[job.key] = converter.convert(job)
                 estimate.complete(job, parts[job.key])
             return parts
-        waiting: dict[Future[Part], Job] = {self._pool.submit(_convert, job): job for job in jobs}
+        waiting = {self._pool.submit(_convert, job): job for job in jobs}
+        for future, job in self._as_completed(waiting, lambda: estimate.show(self._tokens.value)):
+            parts[job.key] = future.result()
+            estimate.complete(job, parts[job.key])
+        return parts
+
+    def _as_completed(
+        self, waiting: dict[Future[T], K], tick: Callable[[], None] = lambda: None
+    ) -> Iterator[tuple[Future[T], K]]:
+        """Futures as they are done, with what they stand for; `tick` is called between, and interrupts come through."""
         while waiting:
             for future in wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED).done:
-                job = waiting.pop(future)
-                parts[job.key] = future.result()
-                estimate.complete(job, parts[job.key])
-            estimate.show(self._tokens.value)
-        return parts
+                yield future, waiting.pop(future)
+            self._interrupts.let_through()
+            tick()
+
+
+class Interrupts:
+    """Keeps Ctrl-C for a moment that suits.
+
+    KeyboardInterrupt may strike while the main thread holds the lock of a future, which nobody opens then: the pool's
+    own thread would wait for it for ever, and the process with it.
+    """
+
+    def __init__(self) -> None:
+        self._old: Any = None
+        self._seen = False
+
+    def hold(self) -> None:
+        """From now on keep them; in other threads than the main one there are none."""
+        if threading.current_thread() is threading.main_thread():
+            self._old = signal.signal(signal.SIGINT, self._note)
+
+    def _note(self, *_: object) -> None:
+        self._seen = True
+
+    def let_through(self) -> None:
+        """Do what would have been done when one came."""
+        if self._seen:
+            self._seen = False
+            if callable(self._old):
+                self._old(signal.SIGINT, None)
+
+    def release(self) -> None:
+        """Keep them no more."""
+        if self._old is not None:
+            signal.signal(signal.SIGINT, self._old)
+            self._old = None
 
 
 class _Estimate:
