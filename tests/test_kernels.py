@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import is_set
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "csrc" / "build.py"
@@ -28,9 +29,13 @@ def output(*command: str | Path) -> str:
 
 
 def need(*tools: str) -> None:
+    """Without these programs a failure in CI on Linux, unless LLAMA2C_TOOLS_OPTIONAL=1, and a skip elsewhere."""
     missing = [tool for tool in tools if not shutil.which(tool)]
     if missing:
-        pytest.skip(f"not installed: {', '.join(missing)}")
+        reason = f"not installed: {', '.join(missing)}"
+        if sys.platform == "linux" and is_set("CI") and not is_set("LLAMA2C_TOOLS_OPTIONAL"):
+            pytest.fail(reason, pytrace=False)
+        pytest.skip(reason)
 
 
 @pytest.mark.slow
