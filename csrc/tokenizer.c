@@ -110,10 +110,9 @@ int l2c_tokenizer_begin(l2c_tokenizer **out, int32_t count, const int32_t *lengt
     return L2C_OK;
 }
 
-bool l2c_tokenizer_add(l2c_tokenizer *tokenizer, int32_t id, const l2c_token *token) {
+bool l2c_tokenizer_add(l2c_tokenizer *tokenizer, int32_t id, const l2c_token *token, uint64_t hash) {
     l2c_tokenizer *t = tokenizer;
     const size_t length = (size_t)token->length;
-    const uint64_t hash = l2c_hash_bytes(L2C_HASH_SEED, token->piece, length);
     l2c_token_slot *place = probe(t, hash, token->piece, length, is_matched(t, token->type));
     t->tokens[id] = *token;
     if (length == 0) {
@@ -172,7 +171,8 @@ static int add_tokens(l2c_tokenizer *t, const l2c_token_table *table, l2c_error 
                                        .length = length,
                                        .score = table->scores[id],
                                        .order = order_of(table->scores[id]),
-                                       .type = table->types[id]});
+                                       .type = table->types[id]},
+                          l2c_hash_bytes(L2C_HASH_SEED, end, (size_t)length));
         index_bytes(t, id, &bytes_found);
         end += length;
     }

@@ -10,6 +10,13 @@
 
 #define L2C_HASH_SEED 0xcbf29ce484222325u /* FNV-1a, 64 bits */
 
+/* Asks for what will be read soon. */
+#ifdef __GNUC__
+#define L2C_PREFETCH(p) __builtin_prefetch(p)
+#else
+#define L2C_PREFETCH(p) ((void)(p))
+#endif
+
 #define L2C_TOKEN_BIT(type) (1u << (type)) /* in sets of types */
 
 typedef struct l2c_token {
@@ -65,10 +72,15 @@ static inline uint64_t l2c_hash_bytes(uint64_t hash, const char *bytes, size_t s
     return hash;
 }
 
+/* Where a pair's slot is looked for first, to be masked. */
+static inline size_t l2c_hash_pair(int32_t left, int32_t right) {
+    const uint64_t pair = (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
+    return (size_t)((pair * 0x9E3779B97F4A7C15u) >> 32);
+}
+
 /* The slot of a pair's merge, or the free one where it belongs. */
 static inline int32_t *l2c_merge_slot(const l2c_tokenizer *tokenizer, int32_t left, int32_t right) {
-    const uint64_t pair = (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
-    for (size_t at = (size_t)((pair * 0x9E3779B97F4A7C15u) >> 32);; at++) {
+    for (size_t at = l2c_hash_pair(left, right);; at++) {
         int32_t *slot = &tokenizer->merge_slots[at & tokenizer->merge_mask];
         if (*slot == 0) {
             return slot;
@@ -89,7 +101,7 @@ int32_t l2c_tokenizer_match(const l2c_tokenizer *tokenizer, uint64_t hash, const
  * room for all pieces and a byte more. */
 int l2c_tokenizer_begin(l2c_tokenizer **out, int32_t count, const int32_t *lengths, const uint8_t *types, int32_t unk,
                         int32_t bos, int32_t eos, l2c_error *error);
-/* Gives an id its token; of equal pieces the first counts, and false comes back for the others. */
-bool l2c_tokenizer_add(l2c_tokenizer *tokenizer, int32_t id, const l2c_token *token);
+/* Gives an id its token, `hash` its piece's; of equal pieces the first counts, and false comes back for the others. */
+bool l2c_tokenizer_add(l2c_tokenizer *tokenizer, int32_t id, const l2c_token *token, uint64_t hash);
 
 #endif

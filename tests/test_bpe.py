@@ -450,6 +450,23 @@ def test_unsuitable_tables_are_refused(table: dict[str, Any], message: str) -> N
         from_bpe(**table)
 
 
+@pytest.mark.parametrize("before", [0, 1, 63, 64, 65, 200])
+@pytest.mark.parametrize(
+    ("wrong", "message"), [(b"a", "expected two pieces"), (b"a b", "its right part"), (b"aa aa", "what it joins to")]
+)
+def test_of_wrong_merges_the_first_is_named(before: int, wrong: bytes, message: str) -> None:
+    for more in [b"a a"], [b"\xff"], [b"b a"] * 70:
+        with pytest.raises(FormatError, match=f"merge {before}: {message}"):
+            from_bpe([b"a", b"aa"], [b"a a"] * before + [wrong, *more])
+
+
+def test_merges_of_any_length() -> None:
+    pieces = [b"a" * 2**i for i in range(14)]
+    merges = [piece + b" " + piece for piece in pieces[:-1]]
+    for doubled in merges * 20, [*reversed(merges)] * 20, [merge for merge in merges for _ in range(20)]:
+        assert from_bpe(pieces, doubled).encode(b"a" * (2**14 - 1)) == [*range(13, -1, -1)]
+
+
 def test_arguments_of_other_types_are_refused() -> None:
     with pytest.raises(ValueError, match="0 pieces, 0 types"):
         from_bpe([])
