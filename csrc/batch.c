@@ -60,16 +60,18 @@ static void lay_out(l2c_batch *b, arena *a, const l2c_config *config, size_t row
         b->q8.scales = part(a, rows * b->q8.scale_stride, sizeof(float));
     }
     if (config->blocks) {
-        const size_t blocks = (widest + L2C_SUPER - 1) / L2C_SUPER * rows;
+        const size_t blocks = l2c_round_up((widest + L2C_SUPER - 1) / L2C_SUPER, 2) * rows;
         b->s8.values = part(a, blocks * L2C_SUPER, 1);
-        b->s8.lanes = part(a, blocks * L2C_SUPER_LANES, sizeof(float));
+        b->s8.of_16 = part(a, blocks * L2C_STEP_LANES, sizeof(float));
+        b->s8.of_32 = part(a, blocks / 2 * L2C_STEP_LANES, sizeof(float));
         b->s16.values = part(a, blocks * L2C_SUPER, sizeof(int16_t));
         b->s16.scales = part(a, blocks, sizeof(float));
         b->s16.sums = part(a, blocks * L2C_S16_SUMS, sizeof(float));
     }
-    b->scratch_floats = l2c_round_up(larger(larger(L2C_PANEL_FLOATS, config->blocks ? l2c_quant_panel(widest) : widest),
-                                            l2c_attention_scratch(group_heads, l2c_round_up(head_dim, L2C_LANES))),
-                                     L2C_LANES);
+    const size_t panel = larger(L2C_PANEL_FLOATS, config->blocks ? l2c_quant_panel(widest) : 0);
+    b->scratch_floats = l2c_round_up(
+        larger(larger(panel, widest), l2c_attention_scratch(group_heads, l2c_round_up(head_dim, L2C_LANES))),
+        L2C_LANES);
     if (l2c_kernels_get(NULL)->gemm_tiles) { /* the best level has tiles if any has */
         b->scratch_floats = larger(b->scratch_floats, l2c_tile_floats(rows));
     }

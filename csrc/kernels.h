@@ -21,8 +21,11 @@ enum {
     L2C_SUPER = 256,    /* values that a product with GGUF's quantised types takes at a time */
     L2C_S16_MAX = 2047, /* of an activation's magnitude: times weights of 128 * 32, over L2C_SUPER, it fits 31 bits */
     L2C_S16_SUMS = 24,
-    L2C_SUPER_LANES = 48, /* floats that such a product needs of its activations, beside the values */
-    L2C_TILE_ROWS = 512,  /* rows and columns of a pass of a product by tiles */
+    L2C_STEP_LANES = 48, /* floats that such a product needs of its activations beside the values, for sixteen groups */
+    L2C_PANEL_SUPERS = 8, /* superblocks that a block of a panel has */
+    L2C_PANEL_BLOCK = L2C_PANEL_SUPERS * (L2C_SUPER / 4 + 2 * L2C_LANES) *
+        L2C_PANEL_N,     /* floats: values, scales, mins */
+    L2C_TILE_ROWS = 512, /* rows and columns of a pass of a product by tiles */
     L2C_TILE_COLUMNS = 512,
 };
 
@@ -38,12 +41,13 @@ typedef struct l2c_q8_rows {
 /* Activations for GGUF's integer types, [k / L2C_SUPER, rounded up][rows]: rows side by side, whatever k, share no cache
  * set, and lie where constants tell.
  *
- * Of generated rows: int8 with a scale for each 32 values. */
+ * Of generated rows: int8 with a scale for each 32 values; an even number of superblocks, the last may be zeros. Of
+ * sixteen groups of values, each in the lane order of kernels_quant.h: their scales; their sums, scaled; the same as int32,
+ * times -128. */
 typedef struct l2c_s8_rows {
     int8_t *values; /* [...][rows][L2C_SUPER] */
-    /* [...][rows][L2C_SUPER_LANES], each sixteen in the lane order of kernels_quant.h: the scales of sixteen values; their
-     * sums, scaled; the same as int32, times -128 */
-    float *lanes;
+    float *of_16;   /* [...][rows][L2C_STEP_LANES]: of groups of 16 values, those of a superblock */
+    float *of_32;   /* [... / 2][rows][L2C_STEP_LANES]: of 32, those of two superblocks */
     size_t rows;
 } l2c_s8_rows;
 
@@ -125,9 +129,9 @@ static inline size_t l2c_attention_part(size_t heads, size_t value_stride) {
     return heads * (value_stride + 2);
 }
 
-/* Floats of a panel of sixteen columns: their values as bytes, scales and mins. */
+/* Floats of a panel of L2C_PANEL_N columns: their values as bytes, scales and mins. */
 static inline size_t l2c_quant_panel(size_t k) {
-    return (k + L2C_SUPER - 1) / L2C_SUPER * (L2C_SUPER * L2C_LANES / 4 + 2 * L2C_LANES * L2C_LANES);
+    return (k + L2C_PANEL_SUPERS * L2C_SUPER - 1) / (L2C_PANEL_SUPERS * L2C_SUPER) * L2C_PANEL_BLOCK;
 }
 
 /* Floats that a product by tiles needs for up to so many rows: bf16 of 32 columns in two terms, bf16 of the rows for

@@ -136,17 +136,18 @@ TILE vec sixteen_values(const int8_t *values, float scale, float min) {
 
 /* 256 values, scale value + min: superblock s of a row (kernels_quant.h) */
 TILE void super_to_bf16(const l2c_type type, uint16_t *out, const uint8_t *row, size_t s, size_t k) {
-    uint8_t last[8 * 34];
+    uint8_t last[MOST_SUPER_BYTES];
     int8_t values[L2C_Q8_CHUNK];
     float scales[L2C_LANES], mins[L2C_LANES];
     const uint8_t *p = super_at(type, last, row, s, k);
     vec of_mins = vec_zero();
-    vec_store(scales, super_scales(type, p, &of_mins));
-    vec_store(mins, of_mins);
+    const vec of_scales = step_scales(type, (const uint8_t *const[2]){p, p}, &of_mins);
+    vec_store(scales, of_scales);
+    vec_store(mins, has_mins(type) ? of_mins : vec_mul(of_scales, vec_set1(bias_of(type))));
     UNROLL for (int c = 0; c < CHUNKS; c++) {
         bvec_store(values, super_values(type, p, c));
         UNROLL for (int q = 0; q < 4; q += 2) {
-            const int lane = 4 * q + c, next = lane + 4;
+            const int lane = is_narrow(type) ? 4 * q + c : 2 * q + c, next = is_narrow(type) ? lane + 4 : lane;
             store_bf16(out + (2 * c + q / 2) * STEP_U16,
                        sixteen_values(values + q * L2C_LANES, scales[lane], mins[lane]),
                        sixteen_values(values + (q + 1) * L2C_LANES, scales[next], mins[next]));

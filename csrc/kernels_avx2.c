@@ -6,13 +6,15 @@
 #include <string.h>
 
 enum {
-    DOT_M = 1,
+    DOT_M = 3,
+    DOT_N = 1,
     GEMM_M = 6,
     GEMM_V = 1,
     Q8_M = 2,
     Q8_N = 1,
     QUANT_M = 1,
     PANEL_M = 4,
+    PANEL_V = 1,
     PROMPT_M = 4,
     PROMPT_M_BLOCKS = 3,
     PANEL_ROWS = 4,
@@ -146,14 +148,23 @@ static inline vec vec_dot4(bvec w, bvec x, const int32_t *bias) {
     (void)bias;
     return vec_of_ints(ivec_dot4(w, x));
 }
-static inline ivec ivec_unbias(ivec sums, const float *bias) {
-    (void)bias;
-    return sums;
+enum { SIGNED_EXCESS = 0 };
+static inline bvec bvec_of_panel(bvec w) {
+    return w;
 }
-static inline ivec ivec_first(bool with_sign, const float *bias) {
-    (void)with_sign;
-    (void)bias;
-    return (ivec){_mm256_setzero_si256(), _mm256_setzero_si256()};
+static inline ivec ivec_add(ivec a, ivec b) {
+    return (ivec){_mm256_add_epi32(a.low, b.low), _mm256_add_epi32(a.high, b.high)};
+}
+static inline ivec ivec_shr(ivec a, int n) {
+    return (ivec){_mm256_srai_epi32(a.low, n), _mm256_srai_epi32(a.high, n)};
+}
+static inline ivec ivec_load(const float *p) {
+    return bvec_load((const int8_t *)p);
+}
+static inline ivec ivec_set1(const float *p) {
+    int32_t bits;
+    memcpy(&bits, p, sizeof bits);
+    return (ivec){_mm256_set1_epi32(bits), _mm256_set1_epi32(bits)};
 }
 static inline __m256i broadcast_four(const int8_t *p) {
     int32_t four;
@@ -172,6 +183,14 @@ static inline ivec ivec_add_dot4(ivec sum, bvec w, const int8_t *four) {
 static inline ivec ivec_sums_of_4(ivec a, ivec b, ivec c, ivec d) {
     return (ivec){_mm256_hadd_epi32(_mm256_hadd_epi32(a.low, b.low), _mm256_hadd_epi32(c.low, d.low)),
                   _mm256_hadd_epi32(_mm256_hadd_epi32(a.high, b.high), _mm256_hadd_epi32(c.high, d.high))};
+}
+static inline __m256i sums_of_quarters(ivec a) {
+    return _mm256_add_epi32(_mm256_permute2x128_si256(a.low, a.high, 0x20),
+                            _mm256_permute2x128_si256(a.low, a.high, 0x31));
+}
+/* Quarters: a's first two added, its last two; b's. */
+static inline ivec ivec_sums_of_2(ivec a, ivec b) {
+    return (ivec){sums_of_quarters(a), sums_of_quarters(b)};
 }
 static inline void bvec_store(void *p, bvec w) {
     _mm256_storeu_si256((__m256i *)p, w.low);
@@ -222,15 +241,9 @@ static inline vec vec_s8(uint64_t a, uint64_t b) {
     return VEC(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_cvtsi64_si128((int64_t)a))),
                _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_cvtsi64_si128((int64_t)b))));
 }
-static inline vec lanes_of_half(__m256 s) {
-    return VEC(_mm256_permutevar8x32_ps(s, _mm256_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6)),
-               _mm256_permutevar8x32_ps(s, _mm256_setr_epi32(1, 3, 5, 7, 1, 3, 5, 7)));
-}
-static inline vec vec_lanes_of_8(vec s) {
-    return lanes_of_half(s.low);
-}
-static inline vec vec_lanes_of_upper_8(vec s) {
-    return lanes_of_half(s.high);
+static inline vec vec_lanes_of_blocks(vec s) {
+    const __m256i from = _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7);
+    return VEC(_mm256_permutevar8x32_ps(s.low, from), _mm256_permutevar8x32_ps(s.high, from));
 }
 /* s as a matrix of four by four, transposed */
 static inline vec vec_lanes_of_16(vec s) {
@@ -240,6 +253,29 @@ static inline vec vec_lanes_of_16(vec s) {
     const __m256d even = _mm256_unpacklo_pd(a, b), odd = _mm256_unpackhi_pd(a, b);
     return VEC(_mm256_castpd_ps(_mm256_permute2f128_pd(even, odd, 0x20)),
                _mm256_castpd_ps(_mm256_permute2f128_pd(even, odd, 0x31)));
+}
+static inline __m256i two_columns(const uint8_t *a, const uint8_t *b) {
+    return _mm256_set_m128i(load16(b), load16(a));
+}
+static inline void transpose_pieces(__m256i out[4], const uint8_t *const *columns, size_t at) {
+    __m256i from[4];
+    for (int i = 0; i < 4; i++) {
+        from[i] = two_columns(columns[i] + at, columns[4 + i] + at);
+    }
+    const __m256i ab = _mm256_unpacklo_epi32(from[0], from[1]), cd = _mm256_unpacklo_epi32(from[2], from[3]);
+    const __m256i ab2 = _mm256_unpackhi_epi32(from[0], from[1]), cd2 = _mm256_unpackhi_epi32(from[2], from[3]);
+    out[0] = _mm256_unpacklo_epi64(ab, cd);
+    out[1] = _mm256_unpackhi_epi64(ab, cd);
+    out[2] = _mm256_unpacklo_epi64(ab2, cd2);
+    out[3] = _mm256_unpackhi_epi64(ab2, cd2);
+}
+static inline void bvec_load_columns(bvec out[4], const uint8_t *const *columns, size_t at) {
+    __m256i low[4], high[4];
+    transpose_pieces(low, columns, at);
+    transpose_pieces(high, columns + 8, at);
+    for (int t = 0; t < 4; t++) {
+        out[t] = (bvec){low[t], high[t]};
+    }
 }
 static inline bvec bvec_join(const uint8_t *a, const uint8_t *b) {
     return (bvec){load32(a), load32(b)};

@@ -15,14 +15,9 @@ static inline vec vec_dot4(bvec w, bvec x, const int32_t *bias) {
     (void)bias;
     return vec_of_ints(ivec_dot4(w, x));
 }
-static inline ivec ivec_unbias(ivec sums, const float *bias) {
-    (void)bias;
-    return sums;
-}
-static inline ivec ivec_first(bool with_sign, const float *bias) {
-    (void)with_sign;
-    (void)bias;
-    return _mm512_setzero_si512();
+enum { SIGNED_EXCESS = 0 };
+static inline bvec bvec_of_panel(bvec w) {
+    return w;
 }
 static inline ivec ivec_add_dot4u(ivec sum, bvec w, const int8_t *four) {
     return _mm512_add_epi32(sum, ivec_dot4u(w, broadcast_four(four)));

@@ -130,7 +130,7 @@ TILE void unpack_column(const l2c_type type, float *panel, float *out, size_t j,
 /* Superblock s of `n` columns, and zeros for the rest of the panel. */
 TILE void unpack_panel(const l2c_type type, float *panel, const l2c_matrix *w, size_t n, size_t s) {
     float *plain = panel + PROMPT_PLAIN;
-    uint8_t last[8 * 34];
+    uint8_t last[MOST_SUPER_BYTES];
     for (size_t from = 0; from < PANEL_N; from += L2C_LANES) {
         for (size_t i = 0; i < L2C_LANES; i++) {
             const size_t j = from + i;
@@ -141,7 +141,7 @@ TILE void unpack_panel(const l2c_type type, float *panel, const l2c_matrix *w, s
                 }
                 continue;
             }
-            fetch_ahead(type, w, j, PANEL_N, s);
+            fetch_ahead(type, 1, w, j, PANEL_N, s);
             unpack_column(type, panel, plain + i * PROMPT_PAIRS, j,
                           super_at(type, last, w->data + j * w->row_bytes, s, w->k));
         }

@@ -9,12 +9,14 @@
 
 enum {
     DOT_M = 1,
+    DOT_N = 1,
     GEMM_M = 1,
     GEMM_V = 1,
     Q8_M = 1,
     Q8_N = 1,
     QUANT_M = 1,
     PANEL_M = 4,
+    PANEL_V = 1,
     PROMPT_M = 1,
     PROMPT_M_BLOCKS = 1,
     PANEL_ROWS = 1 << 30,
@@ -200,14 +202,27 @@ static inline vec vec_dot4(bvec w, bvec x, const int32_t *bias) {
     (void)bias;
     return vec_of_ints(ivec_dot4(w, x));
 }
-static inline ivec ivec_unbias(ivec sums, const float *bias) {
-    (void)bias;
-    return sums;
+enum { SIGNED_EXCESS = 0 };
+static inline bvec bvec_of_panel(bvec w) {
+    return w;
 }
-static inline ivec ivec_first(bool with_sign, const float *bias) {
-    (void)with_sign;
-    (void)bias;
-    return (ivec){{0}};
+static inline ivec ivec_add(ivec a, ivec b) {
+    EACH_LANE a.lane[i] += b.lane[i];
+    return a;
+}
+static inline ivec ivec_shr(ivec a, int n) {
+    EACH_LANE a.lane[i] /= 1 << n; /* of multiples of 128 */
+    return a;
+}
+static inline ivec ivec_load(const float *p) {
+    ivec r;
+    memcpy(&r, p, sizeof r);
+    return r;
+}
+static inline ivec ivec_set1(const float *p) {
+    ivec r;
+    EACH_LANE memcpy(&r.lane[i], p, sizeof *p);
+    return r;
 }
 static inline ivec ivec_add_dot4(ivec sum, bvec w, const int8_t *four) {
     EACH_LANE {
@@ -227,6 +242,15 @@ static inline ivec ivec_sums_of_4(ivec a, ivec b, ivec c, ivec d) {
     EACH_LANE {
         const int32_t *quarter = from[i % 4]->lane + i / 4 * 4;
         r.lane[i] = quarter[0] + quarter[1] + quarter[2] + quarter[3];
+    }
+    return r;
+}
+/* Quarters: a's first two added, its last two; b's. */
+static inline ivec ivec_sums_of_2(ivec a, ivec b) {
+    ivec r;
+    EACH_LANE {
+        const int32_t *half = (i < 8 ? a : b).lane + i / 4 % 2 * 8 + i % 4;
+        r.lane[i] = half[0] + half[4];
     }
     return r;
 }
@@ -281,14 +305,9 @@ static inline vec vec_s8(uint64_t a, uint64_t b) {
     EACH_LANE r.lane[i] = (float)(int8_t)((i < 8 ? a : b) >> 8 * (i % 8));
     return r;
 }
-static inline vec vec_lanes_of_8(vec s) {
+static inline vec vec_lanes_of_blocks(vec s) {
     vec r;
-    EACH_LANE r.lane[i] = s.lane[i % 4 * 2 + i / 8];
-    return r;
-}
-static inline vec vec_lanes_of_upper_8(vec s) {
-    vec r;
-    EACH_LANE r.lane[i] = s.lane[8 + i % 4 * 2 + i / 8];
+    EACH_LANE r.lane[i] = s.lane[i / 8 * 8 + i % 4 * 2 + i / 4 % 2];
     return r;
 }
 static inline vec vec_lanes_of_16(vec s) {
@@ -298,6 +317,11 @@ static inline vec vec_lanes_of_16(vec s) {
 }
 #define EACH_BYTE for (int i = 0; i < 64; i++)
 
+static inline void bvec_load_columns(bvec out[4], const uint8_t *const *columns, size_t at) {
+    for (int t = 0; t < 4; t++) {
+        EACH_LANE memcpy(out[t].byte + 4 * i, columns[i] + at + 4 * t, 4);
+    }
+}
 static inline bvec bvec_join(const uint8_t *a, const uint8_t *b) {
     bvec r;
     memcpy(r.byte, a, 32);

@@ -7,24 +7,28 @@
  *   bvec         64 int8; bvec_load, bvec_load_n, bvec_store
  *   vec_dot4(w, x, bias): lane i = sum of w[4i+j] x[4i+j], j < 4, exact
  *   vec_halves(a, b): lanes 0-7 = a, 8-15 = b; vec_swap_pairs(x): lanes 2i and 2i + 1 exchanged
- *   ivec         16 int32; ivec_dot4(w, x) and, for unsigned w < 64, ivec_dot4u: lane i = sum of w[4i+j] x[4i+j]; a level may
- *                give the sum of (w[4i+j] + 128) x[4i+j] instead, as VNNI does, if ivec_unbias(sums, bias) and
- *                ivec_first(with_sign, bias) make up for it; ivec_add_dot4(sum, w, four), ivec_add_dot4u: the same four x in
- *                every lane; vec_of_ints; ivec_sums_of_4(a, b, c, d): lane 4q + c = the sum of quarter q of the c-th
- *   vec_lanes_of_8(s): lane i = s[i % 4 * 2 + i / 8]; vec_lanes_of_upper_8: s[8 + ...]; vec_lanes_of_16: s[i % 4 * 4 + i / 4]
+ *   ivec         16 int32; ivec_zero load set1(p): lanes *p, add, shr(a, n) of multiples of 1 << n; vec_of_ints; ivec_dot4(w, x)
+ *                and, for unsigned w < 64, ivec_dot4u: lane i = sum of w[4i+j] x[4i+j]; with SIGNED_EXCESS ivec_dot4 gives the
+ *                sum of (w[4i+j] + 128) x[4i+j] instead, as VNNI does; ivec_add_dot4(sum, w, four), ivec_add_dot4u: the same
+ *                four x in every lane, w of ivec_add_dot4 by way of bvec_of_panel; ivec_sums_of_4(a, b, c, d): lane 4q + c =
+ *                the sum of quarter q of the c-th; ivec_sums_of_2(a, b): quarters that are a's first two added, a's last two,
+ *                b's first two, b's last two
+ *   vec_lanes_of_blocks(s): lane 8s + i = s[8s + i % 4 * 2 + i / 4], i < 8; vec_lanes_of_16: s[i % 4 * 4 + i / 4]
  *   vec_f16(a, b, c, d), vec_u8(a, b), vec_s8(a, b): sixteen numbers from the bits of integers, the lowest first
  *   vec_load_f16, vec_load_bf16 and vec_load_s8(p): sixteen from memory; f16_at(p): one; vec_store_f16(p, x): nearest, ties
  *                to even
+ *   bvec_load_columns(out, columns, at): lane j of out[t] = bytes 4t to 4t + 3 of the sixteen at columns[j] + at
  *   bvec_join(a, b): 32 bytes of each; bvec_nibbles(a, b): of 16 bytes each, low then high nibbles
  *   bvec_twice(p, low, high, mask): 32 bytes shifted right by `low`, then by `high`, and masked; bvec_shr(w, n, mask)
  *   bvec_or_shl(w, h, n): w | h << n; bvec_or_bits(w, bits, n): bit i << n into byte i; bvec_lookup(w, table): table[w]
  *   svec         32 int16; svec_low(w), svec_high(w): of a bvec's bytes; svec_add(w, a); svec_mul(w, a, b): by a, the upper half
  *                by b; svec_store(p, w). pvec: sixteen pairs of int16, pvec_load(p); two_s16_load(p): one pair
- *   ivec_zero; ivec_add_dot2(sum, w, x): lane i + w[2i] x[0] + w[2i+1] x[1]; vec_store_s16(p, x): of integral x
+ *   ivec_add_dot2(sum, w, x): lane i + w[2i] x[0] + w[2i+1] x[1]; vec_store_s16(p, x): of integral x
  *   pack_block(panel, stride, w, k): the transpose of 16 rows by 16 columns
- * and LEVEL (the name), DOT_M, GEMM_M, GEMM_V, Q8_M, Q8_N, QUANT_M, PANEL_M, PROMPT_M, PROMPT_M_BLOCKS, ATT_H, ATT_V: how many accumulators its registers hold.
+ * and LEVEL (the name), DOT_M, DOT_N, GEMM_M, GEMM_V, Q8_M, Q8_N, QUANT_M, PANEL_M, PANEL_V, PROMPT_M, PROMPT_M_BLOCKS, ATT_H, ATT_V: how many accumulators its registers hold.
  * Tiles are inlined with constant sizes, so that their accumulators live in registers.
- * PANEL_ROWS: rows from which on panels of quantised types pay. LEVEL_HAS_TILES: it has a gemm_tiles and a probe_tiles. */
+ * PANEL_ROWS: rows from which on panels of quantised types pay. LEVEL_HAS_TILES: it has a gemm_tiles and a probe_tiles.
+ * LEVEL_HAS_F16_OF_BLOCKS: it has a vec_f16_of_blocks of its own. */
 #include "kernels.h"
 
 #include <math.h>
@@ -59,9 +63,10 @@ static size_t smaller(size_t a, size_t b) {
 
 /* ---- Products of generated rows: lanes run along k ----
  *
- * One column of y, that is one row of W, at a time: consecutive columns then read one sequential stream, which the
- * hardware prefetches best (four rows side by side cost 8 % from memory and 20 % from the cache). DOT_CHAINS partial sums
- * hide the latency of the multiply-add; they are part of the definition of the result. */
+ * One row of x takes one column of y, that is one row of W, at a time: consecutive columns then read one sequential stream,
+ * which the hardware prefetches best (four rows side by side cost 8 % from memory and 20 % from the cache). DOT_M rows
+ * take DOT_N columns, for there it is x that is read again and again. DOT_CHAINS partial sums hide the latency of the
+ * multiply-add; they are part of the definition of the result. */
 
 enum { DOT_CHAINS = 2, DOT_STEP = DOT_CHAINS * L2C_LANES };
 
@@ -76,45 +81,70 @@ TILE vec load_weights_n(const l2c_type type, const uint8_t *w, size_t n) {
     return load_weights(type, padded);
 }
 
-TILE void dot_tile(const l2c_type type, const size_t M, float *y, size_t ldy, const float *x, size_t ldx,
-                   const uint8_t *w, size_t k, bool add) {
+TILE void dot_tile(const l2c_type type, const size_t M, const size_t N, float *y, size_t ldy, const float *x,
+                   size_t ldx, const uint8_t *w, size_t row_bytes, size_t k, bool add) {
     const size_t bytes = type == L2C_TYPE_F32 ? 4 : 2;
-    vec sum[DOT_M][DOT_CHAINS];
-    UNROLL for (size_t i = 0; i < M; i++) UNROLL for (size_t c = 0; c < DOT_CHAINS; c++) sum[i][c] = vec_zero();
+    vec sum[DOT_M][DOT_N][DOT_CHAINS];
+    UNROLL for (size_t i = 0; i < M; i++) UNROLL for (size_t j = 0; j < N; j++) {
+        UNROLL for (size_t c = 0; c < DOT_CHAINS; c++) sum[i][j][c] = vec_zero();
+    }
     size_t p = 0;
     for (; p + DOT_STEP <= k; p += DOT_STEP) {
         UNROLL for (size_t c = 0; c < DOT_CHAINS; c++) {
             const size_t at = p + c * L2C_LANES;
-            PREFETCH((const char *)(w + at * bytes) + PREFETCH_BYTES);
-            const vec wp = load_weights(type, w + at * bytes);
-            UNROLL for (size_t i = 0; i < M; i++) sum[i][c] = vec_fma(wp, vec_load(x + i * ldx + at), sum[i][c]);
+            vec wp[DOT_N];
+            UNROLL for (size_t j = 0; j < N; j++) {
+                const uint8_t *from = w + j * row_bytes + at * bytes;
+                PREFETCH((const char *)from + PREFETCH_BYTES);
+                wp[j] = load_weights(type, from);
+            }
+            UNROLL for (size_t i = 0; i < M; i++) {
+                const vec xp = vec_load(x + i * ldx + at);
+                UNROLL for (size_t j = 0; j < N; j++) sum[i][j][c] = vec_fma(wp[j], xp, sum[i][j][c]);
+            }
         }
     }
     for (size_t c = 0; p < k; p += L2C_LANES, c++) {
         const size_t left = k - p;
-        const vec wp = left < L2C_LANES ? load_weights_n(type, w + p * bytes, left) : load_weights(type, w + p * bytes);
-        UNROLL for (size_t i = 0; i < M; i++) {
-            const vec xp = left < L2C_LANES ? vec_load_n(x + i * ldx + p, left) : vec_load(x + i * ldx + p);
-            sum[i][c] = vec_fma(wp, xp, sum[i][c]);
+        UNROLL for (size_t j = 0; j < N; j++) {
+            const uint8_t *from = w + j * row_bytes + p * bytes;
+            const vec wp = left < L2C_LANES ? load_weights_n(type, from, left) : load_weights(type, from);
+            UNROLL for (size_t i = 0; i < M; i++) {
+                const vec xp = left < L2C_LANES ? vec_load_n(x + i * ldx + p, left) : vec_load(x + i * ldx + p);
+                sum[i][j][c] = vec_fma(wp, xp, sum[i][j][c]);
+            }
         }
     }
-    UNROLL for (size_t i = 0; i < M; i++) {
-        const float total = vec_sum(vec_add(sum[i][0], sum[i][1]));
-        y[i * ldy] = add ? y[i * ldy] + total : total;
+    UNROLL for (size_t i = 0; i < M; i++) UNROLL for (size_t j = 0; j < N; j++) {
+        const float total = vec_sum(vec_add(sum[i][j][0], sum[i][j][1]));
+        y[i * ldy + j] = add ? y[i * ldy + j] + total : total;
+    }
+}
+
+/* N columns for all rows of x. */
+TILE void dot_columns(const l2c_type type, const size_t N, float *y, size_t ldy, const float *x, size_t ldx,
+                      const l2c_matrix *w, size_t column, size_t m, bool add) {
+    const uint8_t *p = w->data + column * w->row_bytes;
+    size_t i = 0;
+    for (; i + DOT_M <= m; i += DOT_M) {
+        dot_tile(type, DOT_M, N, y + i * ldy + column, ldy, x + i * ldx, ldx, p, w->row_bytes, w->k, add);
+    }
+    for (; i + 2 <= m && DOT_M > 2; i += 2) {
+        dot_tile(type, DOT_M > 2 ? 2 : 1, N, y + i * ldy + column, ldy, x + i * ldx, ldx, p, w->row_bytes, w->k, add);
+    }
+    for (; i < m; i++) {
+        dot_tile(type, 1, N, y + i * ldy + column, ldy, x + i * ldx, ldx, p, w->row_bytes, w->k, add);
     }
 }
 
 TILE void dot_product(const l2c_type type, float *y, size_t ldy, const float *x, size_t ldx, const l2c_matrix *w,
                       size_t m, size_t n, bool add) {
-    for (size_t j = 0; j < n; j++) {
-        const uint8_t *p = w->data + j * w->row_bytes;
-        size_t i = 0;
-        for (; i + DOT_M <= m; i += DOT_M) {
-            dot_tile(type, DOT_M, y + i * ldy + j, ldy, x + i * ldx, ldx, p, w->k, add);
-        }
-        for (; i < m; i++) {
-            dot_tile(type, 1, y + i * ldy + j, ldy, x + i * ldx, ldx, p, w->k, add);
-        }
+    size_t j = 0;
+    for (; j + DOT_N <= n && m >= DOT_M && DOT_N > 1; j += DOT_N) {
+        dot_columns(type, DOT_N, y, ldy, x, ldx, w, j, m, add);
+    }
+    for (; j < n; j++) {
+        dot_columns(type, 1, y, ldy, x, ldx, w, j, m, add);
     }
 }
 
@@ -188,14 +218,34 @@ static void gemm_panel(float *y, size_t ldy, const float *x, size_t ldx, const f
     }
 }
 
-/* out [depth] as f32 from a row of halves: sixteen at a time, as the table's dequantize() takes a nanosecond for each */
-static void widen_row(float *out, const l2c_type_info *type, const uint8_t *row, size_t depth) {
+/* out [n] as f32 from a row of halves: sixteen at a time, as the table's dequantize() takes a nanosecond for each */
+static void widen_row(float *out, const l2c_type_info *type, const uint8_t *row, size_t n) {
     size_t i = 0;
-    for (; i + L2C_LANES <= depth; i += L2C_LANES) {
+    for (; i + L2C_LANES <= n; i += L2C_LANES) {
         const uint8_t *at = row + 2 * i;
         vec_store(out + i, type->type == L2C_TYPE_F16 ? vec_load_f16(at) : vec_load_bf16(at));
     }
-    type->dequantize(out + i, row + 2 * i, depth - i);
+    type->dequantize(out + i, row + 2 * i, n - i);
+}
+
+/* pack_panel from rows of halves: by cache lines, since rows a power of two apart share the sets of the cache. */
+static void pack_halves(float *panel, const l2c_matrix *w, const uint8_t *data, size_t n, size_t depth) {
+    enum { LINE = 32, LINES_AHEAD = 4 }; /* values of a cache line */
+    for (size_t j = 0; j < PANEL_N; j += L2C_LANES) {
+        const size_t there = smaller(L2C_LANES, n - smaller(n, j));
+        float plain[L2C_LANES * LINE] = {0};
+        for (size_t p = 0; p < depth; p += LINE) {
+            for (size_t i = 0; i < there; i++) {
+                const uint8_t *at = data + (j + i) * w->row_bytes + 2 * p;
+                PREFETCH((const char *)at + 2 * LINE * LINES_AHEAD);
+                widen_row(plain + i * LINE, w->type, at, smaller(LINE, depth - p));
+            }
+            pack_block(panel + p * PANEL_N + j, PANEL_N, plain, LINE);
+            if (depth - p > L2C_LANES) {
+                pack_block(panel + (p + L2C_LANES) * PANEL_N + j, PANEL_N, plain + L2C_LANES, LINE);
+            }
+        }
+    }
 }
 
 /* Columns [from, from + n), k [p, p + depth) of w as f32; *stride floats apart. `out` is used unless they lie so. */
@@ -208,13 +258,8 @@ static const float *weights_f32(float *out, size_t *stride, const l2c_matrix *w,
         return (const float *)(const void *)data;
     }
     *stride = L2C_PANEL_K;
-    const bool halves = type->type == L2C_TYPE_F16 || type->type == L2C_TYPE_BF16;
     for (size_t j = 0; j < n; j++) {
-        if (halves) {
-            widen_row(out + j * L2C_PANEL_K, type, data + j * w->row_bytes, depth);
-        } else {
-            type->dequantize(out + j * L2C_PANEL_K, data + j * w->row_bytes, depth / type->values);
-        }
+        type->dequantize(out + j * L2C_PANEL_K, data + j * w->row_bytes, depth / type->values);
     }
     return out;
 }
@@ -230,9 +275,13 @@ static void gemm_f32(float *y, size_t ldy, const float *x, size_t ldx, const l2c
             const size_t depth = smaller(L2C_PANEL_K, k - p);
             for (size_t j = group; j < end; j += PANEL_N) {
                 const size_t width = smaller(PANEL_N, end - j);
-                size_t stride;
-                const float *weights = weights_f32(plain, &stride, w, j, width, p, depth);
-                pack_panel(panel, weights, width, stride, depth);
+                if (w->type->type == L2C_TYPE_F16 || w->type->type == L2C_TYPE_BF16) {
+                    pack_halves(panel, w, w->data + j * w->row_bytes + 2 * p, width, depth);
+                } else {
+                    size_t stride;
+                    const float *weights = weights_f32(plain, &stride, w, j, width, p, depth);
+                    pack_panel(panel, weights, width, stride, depth);
+                }
                 gemm_panel(y + j, ldy, x + p, ldx, panel, m, width, depth, add || p > 0);
             }
         }

@@ -121,15 +121,16 @@ static inline void l2c_q3_scales(const uint8_t *s, uint64_t *low, uint64_t *high
                                                              << 32;
 }
 
-/* The scales of IQ4_XS + 32, one a byte. */
+/* The scales of IQ4_XS + 32, one a byte: nibbles and pairs of bits, each spread to bytes. */
 static inline uint64_t l2c_iq4_scales(const uint8_t *low, uint16_t high) {
-    uint64_t scales = 0;
-    for (int i = 0; i < 8; i++) {
-        const unsigned lower = low[i / 2], upper = high;
-        const uint64_t s = (lower >> 4 * (i % 2) & 15) | (upper >> 2 * i & 3) << 4;
-        scales |= s << 8 * i;
-    }
-    return scales;
+    uint64_t nibbles = l2c_u32(low), pairs = high;
+    nibbles = (nibbles | nibbles << 16) & 0x0000ffff0000ffff;
+    nibbles = (nibbles | nibbles << 8) & 0x00ff00ff00ff00ff;
+    nibbles = (nibbles | nibbles << 4) & 0x0f0f0f0f0f0f0f0f;
+    pairs = (pairs | pairs << 24) & 0x000000ff000000ff;
+    pairs = (pairs | pairs << 12) & 0x000f000f000f000f;
+    pairs = (pairs | pairs << 6) & 0x0303030303030303;
+    return nibbles | pairs << 4;
 }
 
 #endif

@@ -7,15 +7,17 @@
 
 enum {
     DOT_M = 4,
+    DOT_N = 3,
     GEMM_M = 12,
     GEMM_V = 2,
     Q8_M = 4,
     Q8_N = 2,
-    QUANT_M = 8,
-    PANEL_M = 8,
+    QUANT_M = 4,
+    PANEL_M = 4,
+    PANEL_V = 2,
     PROMPT_M = 8,
     PROMPT_M_BLOCKS = 6,
-    PANEL_ROWS = 8,
+    PANEL_ROWS = 5,
     ATT_H = 8,
     ATT_V = 2
 };
@@ -130,11 +132,30 @@ static inline vec vec_u8(uint64_t a, uint64_t b) {
 static inline vec vec_s8(uint64_t a, uint64_t b) {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_set_epi64x((int64_t)b, (int64_t)a)));
 }
-static inline vec vec_lanes_of_8(vec s) {
-    return _mm512_permutexvar_ps(_mm512_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6, 1, 3, 5, 7, 1, 3, 5, 7), s);
+static inline vec vec_lanes_of_blocks(vec s) {
+    return _mm512_permutexvar_ps(_mm512_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15), s);
 }
-static inline vec vec_lanes_of_upper_8(vec s) {
-    return _mm512_permutexvar_ps(_mm512_setr_epi32(8, 10, 12, 14, 8, 10, 12, 14, 9, 11, 13, 15, 9, 11, 13, 15), s);
+/* Eight f16, `stride` bytes apart, in that order: two loads reach all of them, or each those of two blocks. */
+static inline __m128i f16_of_blocks(const uint8_t *p, const size_t stride) {
+    const short w = (short)(stride / 2), b = (short)(32 + w);
+    if (stride <= 20) {
+        const __m128i from =
+            _mm_setr_epi16(0, (short)(2 * w), 32, (short)(b + w), w, (short)(3 * w), b, (short)(b + 2 * w));
+        return _mm512_castsi512_si128(_mm512_permutex2var_epi16(_mm512_loadu_si512(p), _mm512_castsi128_si512(from),
+                                                                _mm512_loadu_si512(p + 4 * stride)));
+    }
+    __m512i two[4];
+    for (size_t i = 0; i < 4; i++) {
+        two[i] = _mm512_maskz_loadu_epi16(0x3ffff, p + 2 * i * stride); /* no more, as the file may end there */
+    }
+    const __m512i low = _mm512_castsi128_si512(_mm_setr_epi16(0, 32, 0, 0, w, b, 0, 0));
+    const __m512i high = _mm512_castsi128_si512(_mm_setr_epi16(0, 0, 0, 32, 0, 0, w, b));
+    return _mm_mask_blend_epi16(0xcc, _mm512_castsi512_si128(_mm512_permutex2var_epi16(two[0], low, two[1])),
+                                _mm512_castsi512_si128(_mm512_permutex2var_epi16(two[2], high, two[3])));
+}
+#define LEVEL_HAS_F16_OF_BLOCKS
+static inline vec vec_f16_of_blocks(const uint8_t *a, const uint8_t *b, const size_t stride) {
+    return _mm512_cvtph_ps(_mm256_set_m128i(f16_of_blocks(b, stride), f16_of_blocks(a, stride)));
 }
 static inline vec vec_lanes_of_16(vec s) {
     return _mm512_permutexvar_ps(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), s);
@@ -148,6 +169,24 @@ static inline ivec ivec_sums_of_4(ivec a, ivec b, ivec c, ivec d) {
     const __m512i cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
     return _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
 }
+/* Quarters: a's first two added, its last two; b's. */
+static inline ivec ivec_sums_of_2(ivec a, ivec b) {
+    return _mm512_add_epi32(_mm512_shuffle_i32x4(a, b, 0x88), _mm512_shuffle_i32x4(a, b, 0xdd));
+}
+static inline ivec ivec_add(ivec a, ivec b) {
+    return _mm512_add_epi32(a, b);
+}
+static inline ivec ivec_shr(ivec a, int n) {
+    return _mm512_sra_epi32(a, _mm_cvtsi32_si128(n));
+}
+static inline ivec ivec_load(const float *p) {
+    return _mm512_loadu_si512(p);
+}
+static inline ivec ivec_set1(const float *p) {
+    int32_t bits;
+    memcpy(&bits, p, sizeof bits);
+    return _mm512_set1_epi32(bits);
+}
 static inline __m512i broadcast_four(const int8_t *p) {
     int32_t four;
     memcpy(&four, p, sizeof four);
@@ -155,6 +194,24 @@ static inline __m512i broadcast_four(const int8_t *p) {
 }
 static inline void bvec_store(void *p, bvec w) {
     _mm512_storeu_si512(p, w);
+}
+/* A broadcast under a mask leaves to the loads what an insertion would do with the shuffles, which are wanted below. */
+static inline __m512i four_columns(const uint8_t *const *columns, size_t at) {
+    __m512i w = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *)(columns[0] + at)));
+    w = _mm512_mask_broadcast_i32x4(w, 0x00f0, _mm_loadu_si128((const __m128i *)(columns[4] + at)));
+    w = _mm512_mask_broadcast_i32x4(w, 0x0f00, _mm_loadu_si128((const __m128i *)(columns[8] + at)));
+    return _mm512_mask_broadcast_i32x4(w, 0xf000, _mm_loadu_si128((const __m128i *)(columns[12] + at)));
+}
+/* A quarter of an output has four columns: those whose pieces lie in the same quarters of the four that are loaded. */
+static inline void bvec_load_columns(bvec out[4], const uint8_t *const *columns, size_t at) {
+    const __m512i a = four_columns(columns, at), b = four_columns(columns + 1, at);
+    const __m512i c = four_columns(columns + 2, at), d = four_columns(columns + 3, at);
+    const __m512i ab = _mm512_unpacklo_epi32(a, b), cd = _mm512_unpacklo_epi32(c, d);
+    const __m512i ab2 = _mm512_unpackhi_epi32(a, b), cd2 = _mm512_unpackhi_epi32(c, d);
+    out[0] = _mm512_unpacklo_epi64(ab, cd);
+    out[1] = _mm512_unpackhi_epi64(ab, cd);
+    out[2] = _mm512_unpacklo_epi64(ab2, cd2);
+    out[3] = _mm512_unpackhi_epi64(ab2, cd2);
 }
 static inline bvec bvec_join(const uint8_t *a, const uint8_t *b) {
     return _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)a)),

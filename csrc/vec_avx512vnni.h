@@ -29,17 +29,15 @@ static inline ivec ivec_dot4(bvec w, bvec x) {
 static inline vec vec_dot4(bvec w, bvec x, const int32_t *bias) {
     return vec_of_ints(add_dot4(_mm512_loadu_si512(bias), unsigned_of(w), x));
 }
-static inline ivec ivec_unbias(ivec sums, const float *bias) {
-    return _mm512_add_epi32(sums, _mm512_loadu_si512(bias));
-}
-static inline ivec ivec_first(bool with_sign, const float *bias) {
-    return with_sign ? broadcast_four((const int8_t *)bias) : _mm512_setzero_si512();
+enum { SIGNED_EXCESS = 1 };
+static inline bvec bvec_of_panel(bvec w) {
+    return unsigned_of(w);
 }
 static inline ivec ivec_add_dot4u(ivec sum, bvec w, const int8_t *four) {
     return add_dot4(sum, w, broadcast_four(four));
 }
 static inline ivec ivec_add_dot4(ivec sum, bvec w, const int8_t *four) {
-    return add_dot4(sum, unsigned_of(w), broadcast_four(four));
+    return ivec_add_dot4u(sum, w, four); /* w is unsigned in a panel */
 }
 static inline ivec ivec_add_dot2(ivec sum, pvec w, two_s16 x) {
     return add_dot2(sum, w, x);

@@ -7,12 +7,14 @@
 
 enum {
     DOT_M = 1,
+    DOT_N = 1,
     GEMM_M = 6,
     GEMM_V = 1,
     Q8_M = 1,
     Q8_N = 1,
     QUANT_M = 1,
     PANEL_M = 4,
+    PANEL_V = 1,
     PROMPT_M = 6,
     PROMPT_M_BLOCKS = 3,
     PANEL_ROWS = 4,
@@ -186,15 +188,9 @@ static inline void vec_store_f16(uint8_t *p, vec a) {
         memcpy(p + 8 * i, &four, sizeof four);
     }
 }
-static inline vec lanes_of_half(float32x4_t a, float32x4_t b) {
-    const float32x4_t even = vuzp1q_f32(a, b), odd = vuzp2q_f32(a, b);
-    return (vec){{even, even, odd, odd}};
-}
-static inline vec vec_lanes_of_8(vec s) {
-    return lanes_of_half(s.quarter[0], s.quarter[1]);
-}
-static inline vec vec_lanes_of_upper_8(vec s) {
-    return lanes_of_half(s.quarter[2], s.quarter[3]);
+static inline vec vec_lanes_of_blocks(vec s) {
+    return (vec){{vuzp1q_f32(s.quarter[0], s.quarter[1]), vuzp2q_f32(s.quarter[0], s.quarter[1]),
+                  vuzp1q_f32(s.quarter[2], s.quarter[3]), vuzp2q_f32(s.quarter[2], s.quarter[3])}};
 }
 /* s as a matrix of four by four, transposed */
 static inline vec vec_lanes_of_16(vec s) {
@@ -213,15 +209,31 @@ static inline ivec ivec_sums_of_4(ivec a, ivec b, ivec c, ivec d) {
         vpaddq_s32(vpaddq_s32(a.quarter[i], b.quarter[i]), vpaddq_s32(c.quarter[i], d.quarter[i]));
     return a;
 }
-static inline ivec ivec_unbias(ivec sums, const float *bias) {
-    (void)bias;
-    return sums;
+/* Quarters: a's first two added, its last two; b's. */
+static inline ivec ivec_sums_of_2(ivec a, ivec b) {
+    return (ivec){{vaddq_s32(a.quarter[0], a.quarter[1]), vaddq_s32(a.quarter[2], a.quarter[3]),
+                   vaddq_s32(b.quarter[0], b.quarter[1]), vaddq_s32(b.quarter[2], b.quarter[3])}};
 }
-static inline ivec ivec_first(bool with_sign, const float *bias) {
+enum { SIGNED_EXCESS = 0 };
+static inline bvec bvec_of_panel(bvec w) {
+    return w;
+}
+static inline ivec ivec_add(ivec a, ivec b) {
+    EACH_QUARTER a.quarter[i] = vaddq_s32(a.quarter[i], b.quarter[i]);
+    return a;
+}
+static inline ivec ivec_shr(ivec a, int n) {
+    EACH_QUARTER a.quarter[i] = vshlq_s32(a.quarter[i], vdupq_n_s32(-n));
+    return a;
+}
+static inline ivec ivec_load(const float *p) {
     ivec r;
-    (void)with_sign;
-    (void)bias;
-    EACH_QUARTER r.quarter[i] = vdupq_n_s32(0);
+    EACH_QUARTER r.quarter[i] = vreinterpretq_s32_f32(vld1q_f32(p + 4 * i));
+    return r;
+}
+static inline ivec ivec_set1(const float *p) {
+    ivec r;
+    EACH_QUARTER r.quarter[i] = vreinterpretq_s32_f32(vdupq_n_f32(*p));
     return r;
 }
 static inline int8x16_t broadcast_four(const int8_t *p) {
@@ -234,6 +246,22 @@ static inline void bvec_store(void *p, bvec w) {
 }
 static inline int8x16_t load16(const uint8_t *p) {
     return vreinterpretq_s8_u8(vld1q_u8(p));
+}
+static inline void bvec_load_columns(bvec out[4], const uint8_t *const *columns, size_t at) {
+    EACH_QUARTER {
+        int32x4_t from[4];
+        for (int j = 0; j < 4; j++) {
+            from[j] = vreinterpretq_s32_s8(load16(columns[4 * i + j] + at));
+        }
+        const int64x2_t even01 = vreinterpretq_s64_s32(vtrn1q_s32(from[0], from[1]));
+        const int64x2_t odd01 = vreinterpretq_s64_s32(vtrn2q_s32(from[0], from[1]));
+        const int64x2_t even23 = vreinterpretq_s64_s32(vtrn1q_s32(from[2], from[3]));
+        const int64x2_t odd23 = vreinterpretq_s64_s32(vtrn2q_s32(from[2], from[3]));
+        out[0].quarter[i] = vreinterpretq_s8_s64(vtrn1q_s64(even01, even23));
+        out[1].quarter[i] = vreinterpretq_s8_s64(vtrn1q_s64(odd01, odd23));
+        out[2].quarter[i] = vreinterpretq_s8_s64(vtrn2q_s64(even01, even23));
+        out[3].quarter[i] = vreinterpretq_s8_s64(vtrn2q_s64(odd01, odd23));
+    }
 }
 static inline bvec bvec_join(const uint8_t *a, const uint8_t *b) {
     return (bvec){{load16(a), load16(a + 16), load16(b), load16(b + 16)}};

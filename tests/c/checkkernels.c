@@ -12,8 +12,19 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_M = 13, MAX_N = 70, MAX_K = 700, GUARD = 16, ATT_LENGTH = 600, ATT_HEADS = 9, ATT_DIM = 72 };
-enum { BIG = 1 << 17 };
+/* DEEP_K: more than one block of a panel of quantised columns. */
+enum {
+    MAX_M = 13,
+    MAX_N = 70,
+    MAX_K = 700,
+    DEEP_K = 2336,
+    DEEP_N = 33,
+    GUARD = 16,
+    ATT_LENGTH = 600,
+    ATT_HEADS = 9,
+    ATT_DIM = 72
+};
+enum { BIG = 1 << 17, SUPERS = (DEEP_K / L2C_SUPER + 2) / 2 * 2 };
 
 static const float CANARY = 12345.5f;
 
@@ -34,14 +45,14 @@ typedef struct size_case {
 
 static float in_x[BIG], in_w[BIG], in_pages[BIG * 2], panel[L2C_PANEL_FLOATS + 16];
 static uint8_t in_blocks[BIG * 4];
-static float quant_panel[3 * (L2C_SUPER * 4 + 512) + 16];
+static float quant_panel[2 * L2C_PANEL_BLOCK + 16];
 static float scratch[L2C_ATT_QUERIES * (L2C_KV_CHUNK + 3 * 80 + 4) + 16];
 static float attention_parts[(ATT_LENGTH / L2C_KV_CHUNK + 1) * ATT_HEADS * (80 + 2)];
-static int8_t in_q[BIG], q_values[MAX_M * 768];
+static int8_t in_q[BIG], q_values[MAX_M * SUPERS * L2C_SUPER];
 static int32_t q_bias[MAX_M * 192];
 static int16_t s16_values[MAX_M * 3 * L2C_SUPER];
 static float s16_scales[MAX_M * 3], s16_sums[MAX_M * 3 * L2C_S16_SUMS];
-static float q_scales[MAX_M * 256], q_lanes[MAX_M * 3 * L2C_SUPER_LANES];
+static float q_scales[MAX_M * 256], of_16[MAX_M * SUPERS * L2C_STEP_LANES], of_32[MAX_M * SUPERS / 2 * L2C_STEP_LANES];
 
 static float *aligned(float *p) {
     return (float *)(((uintptr_t)p + 63) / 64 * 64);
@@ -85,7 +96,7 @@ static l2c_q8_rows q8_rows(const size_case *c) {
 }
 
 static l2c_s8_rows byte_rows(const size_case *c) {
-    return (l2c_s8_rows){q_values, q_lanes, c->m};
+    return (l2c_s8_rows){q_values, of_16, of_32, c->m};
 }
 
 static void run_quantize_s8(const l2c_kernels *k, float *y, const size_case *c) {
@@ -95,7 +106,8 @@ static void run_quantize_s8(const l2c_kernels *k, float *y, const size_case *c) 
     }
     for (size_t i = 0; i < c->m && c->k >= 32; i++) {
         for (size_t j = 0; j < c->n; j++) {
-            y[i * c->n + j] = (float)q_values[i * L2C_SUPER + j] + q_lanes[i * L2C_SUPER_LANES + j % L2C_SUPER_LANES];
+            const size_t lane = i * L2C_STEP_LANES + j % L2C_STEP_LANES;
+            y[i * c->n + j] = (float)q_values[i * L2C_SUPER + j] + of_16[lane] + of_32[lane];
         }
     }
 }
@@ -295,32 +307,45 @@ static bool same_bits(const float *a, const float *b, size_t n, size_t *at) {
     return true;
 }
 
+/* Whether kernel i gives the same bits as the scalar one; prints the first that differ. */
+static bool check_case(size_t i, const l2c_kernels *kernels, const size_case *c, uint64_t start) {
+    enum { SIZE = MAX_M * MAX_K + GUARD };
+    static float expected[SIZE], got[SIZE];
+    size_t at;
+    run_guarded(checks[i].run, &l2c_kernels_scalar, expected, SIZE, c);
+    run_guarded(checks[i].run, kernels, got, SIZE, c);
+    if (!same_bits(expected, got, SIZE, &at)) {
+        printf(
+            "%s at %s: m %zu n %zu k %zu group %zu offset %zu add %d turn %zu seed %llu: [%zu] is %.9g, scalar %.9g\n",
+            checks[i].name, kernels->name, c->m, c->n, c->k, c->group, c->offset, c->add, turn,
+            (unsigned long long)start, at, (double)got[at], (double)expected[at]);
+        return false;
+    }
+    return true;
+}
+
 static size_t check(const l2c_kernels *kernels, uint64_t start) {
     static const size_t ms[] = {1, 2, 3, 4, 5, 6, 8, 12, MAX_M},
                         ns[] = {0, 1, 2, 3, 4, 5, 15, 16, 17, 31, 33, 48, MAX_N};
     static const size_t ks[] = {4, 8, 12, 16, 20, 32, 48, 60, 64, 96, 128, 160, 172, 256, 260, 512, MAX_K};
-    static const size_t groups[] = {64, 32, 128, 4, 16, 20};
-    static float expected[MAX_M * MAX_K + GUARD], got[MAX_M * MAX_K + GUARD];
-    const size_t size = MAX_M * MAX_K + GUARD;
+    static const size_t groups[] = {64, 32, 128, 4, 16, 20}, deep_ms[] = {1, 2, 5, 8, MAX_M};
     size_t failures = 0, number = 0;
     for (size_t i = 0; i < CHECKS; i++) {
         for (size_t m = 0; m < sizeof ms / sizeof *ms; m++) {
             for (size_t n = 0; n < sizeof ns / sizeof *ns; n++) {
                 for (size_t k = 0; k < sizeof ks / sizeof *ks; k++, number++) {
                     const size_case c = {ms[m], ns[n], ks[k], groups[number % 6], number % 3, number % 2};
-                    size_t at;
                     turn = number;
-                    run_guarded(checks[i].run, &l2c_kernels_scalar, expected, size, &c);
-                    run_guarded(checks[i].run, kernels, got, size, &c);
-                    if (!same_bits(expected, got, size, &at)) {
-                        printf("%s at %s: m %zu n %zu k %zu group %zu offset %zu add %d seed %llu: [%zu] is %.9g, "
-                               "scalar %.9g\n",
-                               checks[i].name, kernels->name, c.m, c.n, c.k, c.group, c.offset, c.add,
-                               (unsigned long long)start, at, (double)got[at], (double)expected[at]);
+                    if (!check_case(i, kernels, &c, start)) {
                         failures++;
                         k = sizeof ks / sizeof *ks; /* one line for these m and n is enough */
                     }
                 }
+            }
+        }
+        for (turn = 0; checks[i].run == run_dot_quant && turn < INTEGER_TYPES; turn++) {
+            for (size_t m = 0; m < sizeof deep_ms / sizeof *deep_ms; m++) {
+                failures += !check_case(i, kernels, &(size_case){deep_ms[m], DEEP_N, DEEP_K, 64, 1, m % 2}, start);
             }
         }
     }

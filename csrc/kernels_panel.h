@@ -1,0 +1,303 @@
+/* kernels_panel.h: the products of kernels_quant.h with many rows of x; part of kernels_template.h.
+ *
+ * PANEL_COLUMNS columns are unpacked once, to a panel whose lanes are the columns, which lies in the second-level cache.
+ * Pieces of sixteen bytes of sixteen columns are transposed to dwords of all columns first, and unpacked then, many columns
+ * at a time.
+ *
+ * A panel has blocks of PANEL_SUPERS superblocks: values [16 lanes][steps][16 or 32 values / 4][columns][4], then scales
+ * [lanes][steps][columns], then mins alike. A lane is one stream, whose sums stay in registers. */
+
+enum { PANEL_COLUMNS = PANEL_V * L2C_LANES, PANEL_SUPERS = L2C_PANEL_SUPERS };
+enum { LANE_VALUES = PANEL_SUPERS * SUPER / L2C_LANES / 4 * PANEL_COLUMNS, LANE_SUMS = L2C_LANES * PANEL_COLUMNS };
+enum { PANEL_SCALES = L2C_LANES * LANE_VALUES, PANEL_MINS = PANEL_SCALES + PANEL_SUPERS * LANE_SUMS };
+enum { PANEL_BLOCK = PANEL_MINS + PANEL_SUPERS * LANE_SUMS }; /* floats */
+_Static_assert((int)PANEL_BLOCK <= (int)L2C_PANEL_BLOCK, "blocks fit the scratch of l2c_quant_panel");
+
+/* Bits of a value in the piece of 16 bytes that it is taken from; 8 for what only super_values can unpack. */
+TILE int piece_bits(const l2c_type type) {
+    return type == L2C_TYPE_Q8_0 || type == L2C_TYPE_Q5_0 || type == L2C_TYPE_Q5_1    ? 8
+           : type == L2C_TYPE_Q2_K || type == L2C_TYPE_Q3_K || type == L2C_TYPE_TQ2_0 ? 2
+                                                                                      : 4;
+}
+
+/* Where piece i of a superblock begins. */
+TILE size_t piece_at(const l2c_type type, size_t i) {
+    const size_t stride = super_bytes(type) / 8;
+    switch (type) {
+    case L2C_TYPE_Q5_0:
+    case L2C_TYPE_Q5_1: return 16 * i; /* of values that super_values has unpacked */
+    case L2C_TYPE_Q8_0: return i / 2 * stride + 2 + 16 * (i % 2);
+    case L2C_TYPE_Q4_0:
+    case L2C_TYPE_IQ4_NL: return i * stride + 2;
+    case L2C_TYPE_Q4_1: return i * stride + 4;
+    case L2C_TYPE_Q2_K:
+    case L2C_TYPE_Q4_K: return 16 + 16 * i;
+    case L2C_TYPE_Q3_K: return 32 + 16 * i;
+    case L2C_TYPE_Q5_K: return 48 + 16 * i;
+    case L2C_TYPE_IQ4_XS: return 8 + 16 * i;
+    default: return 16 * i; /* Q6_K, TQ2_0 */
+    }
+}
+
+/* Which sixteen values part e of piece i is. */
+TILE size_t sixteen_of(const l2c_type type, size_t i, size_t e) {
+    switch (type) {
+    case L2C_TYPE_Q4_K:
+    case L2C_TYPE_Q5_K: return i / 2 * 4 + 2 * e + i % 2;
+    case L2C_TYPE_Q6_K: return i / 4 * 8 + 4 * e + i % 4;
+    case L2C_TYPE_Q2_K:
+    case L2C_TYPE_Q3_K:
+    case L2C_TYPE_TQ2_0: return i / 2 * 8 + 2 * e + i % 2;
+    default: return piece_bits(type) == 8 ? i : 2 * i + e;
+    }
+}
+
+/* Pieces of upper bits, which lie at upper_at. */
+TILE size_t upper_pieces(const l2c_type type) {
+    return type == L2C_TYPE_Q6_K ? 4 : type == L2C_TYPE_Q5_K || type == L2C_TYPE_Q3_K ? 2 : 0;
+}
+
+TILE size_t upper_at(const l2c_type type) {
+    return type == L2C_TYPE_Q6_K ? 128 : type == L2C_TYPE_Q5_K ? 16 : 0;
+}
+
+/* Four values of each of sixteen columns, part e of piece i, from that piece and the pieces of upper bits. */
+TILE bvec part_of_piece(const l2c_type type, bvec piece, const bvec *upper, size_t t, size_t i, int e) {
+    static const int8_t iq4[16] = {L2C_IQ4_VALUES};
+    const int bits = piece_bits(type);
+    if (bits == 8) {
+        return is_signed(type) ? bvec_of_panel(piece) : piece;
+    }
+    const bvec w = bvec_shr(piece, bits * e, (1 << bits) - 1);
+    const int number = (int)i;
+    switch (type) {
+    case L2C_TYPE_IQ4_NL:
+    case L2C_TYPE_IQ4_XS: return bvec_of_panel(bvec_lookup(w, iq4));
+    case L2C_TYPE_Q3_K: return bvec_or_shl(w, bvec_shr(upper[i % 2 * 4 + t], number / 2 * 4 + e, 1), 2);
+    case L2C_TYPE_Q5_K: return bvec_or_shl(w, bvec_shr(upper[i % 2 * 4 + t], number / 2 * 2 + e, 1), 4);
+    case L2C_TYPE_Q6_K:
+        return bvec_or_shl(w, bvec_shr(upper[(i / 4 * 2 + i % 2) * 4 + t], 4 * e + number % 4 / 2 * 2, 3), 4);
+    default: return w;
+    }
+}
+
+/* Where four values, of sixteen `g` of superblock s of a block, lie in it. */
+TILE size_t panel_at(const l2c_type type, size_t s, size_t g, size_t t) {
+    const size_t half = g / 2;
+    return is_narrow(type)
+               ? (g % 4 * 4 + g / 4) * LANE_VALUES + (s * 4 + t) * PANEL_COLUMNS
+               : (s % 2 * 8 + half % 2 * 4 + half / 2) * LANE_VALUES + (s / 2 * 8 + g % 2 * 4 + t) * PANEL_COLUMNS;
+}
+
+/* Values of superblock s of a block, of sixteen columns whose superblocks are at p. */
+TILE void pack_values(const l2c_type type, float *panel, const uint8_t *const p[L2C_LANES], size_t s) {
+    const uint8_t *from[L2C_LANES];
+    float plain[L2C_LANES][SUPER / 4];
+    bvec upper[16], piece[4];
+    const bool unpack = piece_bits(type) == 8 && !is_signed(type);
+    for (size_t j = 0; j < L2C_LANES; j++) {
+        UNROLL for (int c = 0; unpack && c < CHUNKS; c++) {
+            bvec_store(plain[j] + c * L2C_LANES, super_values(type, p[j], c));
+        }
+        from[j] = unpack ? (const uint8_t *)plain[j] : p[j];
+    }
+    UNROLL for (size_t i = 0; i < upper_pieces(type); i++)
+        bvec_load_columns(upper + 4 * i, from, upper_at(type) + 16 * i);
+    UNROLL for (size_t i = 0; i < 2 * (size_t)piece_bits(type); i++) {
+        bvec_load_columns(piece, from, piece_at(type, i));
+        UNROLL for (int e = 0; e < 8 / piece_bits(type); e++) {
+            const size_t g = sixteen_of(type, i, (size_t)e);
+            UNROLL for (size_t t = 0; t < 4; t++) {
+                bvec_store(panel + panel_at(type, s, g, t), part_of_piece(type, piece[t], upper, t, i, e));
+            }
+        }
+    }
+}
+
+enum { FETCH_SUPERS = 2 }; /* superblocks that are fetched before they are unpacked */
+
+/* Fetches `count` superblocks of column j that follow superblock s: so many streams side by side are more than the hardware
+ * follows. After the ends of the `width` columns of a panel the next ones begin. */
+TILE void fetch_ahead(const l2c_type type, const size_t count, const l2c_matrix *w, size_t j, size_t width, size_t s) {
+    const size_t supers = (w->k + SUPER - 1) / SUPER, next = s + FETCH_SUPERS, over = next < supers ? 0 : width;
+    const uint8_t *soon = w->data + (j + over) * w->row_bytes + (over ? next - supers : next) * super_bytes(type);
+    UNROLL for (size_t at = 0; at < count * super_bytes(type); at += 64) PREFETCH((const char *)soon + at);
+}
+
+/* Superblock s of sixteen columns from j on; those from n on are zeros. */
+TILE void super_columns(const l2c_type type, const uint8_t *p[L2C_LANES], uint8_t last[L2C_LANES][MOST_SUPER_BYTES],
+                        const l2c_matrix *w, size_t j, size_t n, size_t s) {
+    if (j + L2C_LANES <= n && (s + 1) * SUPER <= w->k) {
+        for (size_t i = 0; i < L2C_LANES; i++) {
+            p[i] = w->data + (j + i) * w->row_bytes + s * super_bytes(type);
+        }
+        return;
+    }
+    for (size_t i = 0; i < L2C_LANES; i++) {
+        const bool there = j + i < n;
+        p[i] = super_at(type, last[i], w->data + (there ? j + i : 0) * w->row_bytes, s, there ? w->k : 0);
+    }
+}
+
+/* The step of a block that begins with its superblock s; the block with superblock `from` of the columns. */
+TILE void pack_step(const l2c_type type, float *block, const l2c_matrix *w, size_t n, size_t from, size_t s) {
+    const size_t in_step = step_supers(type), stride = PANEL_SUPERS / in_step * PANEL_COLUMNS;
+    uint8_t last[L2C_LANES][MOST_SUPER_BYTES];
+    for (size_t v = 0; v < PANEL_COLUMNS; v += L2C_LANES) {
+        const uint8_t *p[2][L2C_LANES];
+        float scales[L2C_LANES * L2C_LANES], mins[L2C_LANES * L2C_LANES];
+        for (size_t half = 0; half < in_step; half++) {
+            super_columns(type, p[half], last, w, v, n, from + s + half);
+        }
+        for (size_t i = 0; i < L2C_LANES; i++) {
+            const uint8_t *const of_column[2] = {p[0][i], p[in_step - 1][i]};
+            vec of_mins = vec_zero();
+            fetch_ahead(type, in_step, w, v + i < n ? v + i : 0, PANEL_COLUMNS, from + s);
+            vec_store(scales + i * L2C_LANES, step_scales(type, of_column, &of_mins));
+            if (has_mins(type)) {
+                vec_store(mins + i * L2C_LANES, of_mins);
+            }
+        }
+        for (size_t half = 0; half < in_step; half++) {
+            pack_values(type, block + v, p[half], s + half);
+        }
+        float *factors = block + s / in_step * PANEL_COLUMNS + v;
+        pack_block(factors + PANEL_SCALES, stride, scales, L2C_LANES);
+        if (has_mins(type)) {
+            pack_block(factors + PANEL_MINS, stride, mins, L2C_LANES);
+        }
+    }
+}
+
+/* What a panel's types have in common: two of a kind differ in nothing but the excess. */
+typedef struct panel_kind {
+    bool narrow, with_sign, with_excess, with_mins;
+} panel_kind;
+
+/* The weights of the next panel, fetched meanwhile: `bytes` for each superblock and lane. */
+typedef struct panel_next {
+    const char *at, *end;
+    size_t bytes;
+} panel_next;
+
+/* sums [M][lanes][columns] += a block of `supers` superblocks, the first of them number `from`, for M rows of x. */
+TILE void panel_block(const panel_kind kind, const int excess, const size_t M, float *sums, const float *block,
+                      const l2c_s8_rows *x, size_t row, size_t from, size_t supers, panel_next *next) {
+    const size_t per_step = kind.narrow ? 1 : 2, quads = kind.narrow ? 4 : 8, steps = PANEL_SUPERS / per_step;
+    const float *lanes = (kind.narrow ? x->of_16 : x->of_32) + (from / per_step * x->rows + row) * L2C_STEP_LANES;
+    for (size_t lane = 0; lane < L2C_LANES; lane++) {
+        const size_t super = kind.narrow ? 0 : lane / 8, part = kind.narrow ? lane / 4 * 16 : lane / 4 % 2 * 32;
+        const int8_t *values = x->values + ((from + super) * x->rows + row) * SUPER + lane % 4 * L2C_Q8_CHUNK + part;
+        const float *w = block + lane * LANE_VALUES, *factors = lanes + lane;
+        const float *scales = block + PANEL_SCALES + lane * steps * PANEL_COLUMNS;
+        const float *mins = block + PANEL_MINS + lane * steps * PANEL_COLUMNS;
+        float *of_lane = sums + lane * PANEL_COLUMNS;
+        vec sum[PANEL_M][PANEL_V];
+        UNROLL for (size_t i = 0; i < M; i++) UNROLL for (size_t v = 0; v < PANEL_V; v++) {
+            sum[i][v] = vec_load(of_lane + i * LANE_SUMS + v * L2C_LANES);
+        }
+        for (size_t s = 0; s < supers; s += per_step) {
+            ivec products[PANEL_M][PANEL_V];
+            UNROLL for (size_t i = 0; i < M; i++) {
+                const float *sum_of_x = factors + i * L2C_STEP_LANES + 2 * L2C_LANES;
+                const ivec first = kind.with_excess ? ivec_shr(ivec_set1(sum_of_x), excess) : ivec_zero();
+                UNROLL for (size_t v = 0; v < PANEL_V; v++) products[i][v] = first;
+            }
+            UNROLL for (size_t t = 0; t < quads; t++) {
+                bvec four[PANEL_V];
+                UNROLL for (size_t v = 0; v < PANEL_V; v++) four[v] = bvec_load((const int8_t *)(w + v * L2C_LANES));
+                UNROLL for (size_t i = 0; i < M; i++) UNROLL for (size_t v = 0; v < PANEL_V; v++) {
+                    const int8_t *xs = values + i * SUPER + 4 * t;
+                    products[i][v] = kind.with_sign ? ivec_add_dot4(products[i][v], four[v], xs)
+                                                    : ivec_add_dot4u(products[i][v], four[v], xs);
+                }
+                w += PANEL_COLUMNS;
+            }
+            UNROLL for (size_t v = 0; v < PANEL_V; v++) {
+                const vec scale = vec_load(scales + v * L2C_LANES);
+                const vec min = kind.with_mins ? vec_load(mins + v * L2C_LANES) : vec_zero();
+                UNROLL for (size_t i = 0; i < M; i++) {
+                    const vec both = vec_mul(scale, vec_set1(factors[i * L2C_STEP_LANES]));
+                    sum[i][v] = vec_fma(vec_of_ints(products[i][v]), both, sum[i][v]);
+                    if (kind.with_mins) {
+                        const vec sum_of_x = vec_set1(factors[i * L2C_STEP_LANES + L2C_LANES]);
+                        sum[i][v] = vec_fma(min, sum_of_x, sum[i][v]);
+                    }
+                }
+            }
+            for (size_t at = 0; at < next->bytes * per_step && next->at < next->end; at += 64) {
+                PREFETCH_L2(next->at);
+                next->at += 64;
+            }
+            scales += PANEL_COLUMNS;
+            mins += PANEL_COLUMNS;
+            values += per_step * x->rows * SUPER;
+            factors += x->rows * L2C_STEP_LANES;
+        }
+        UNROLL for (size_t i = 0; i < M; i++) UNROLL for (size_t v = 0; v < PANEL_V; v++) {
+            vec_store(of_lane + i * LANE_SUMS + v * L2C_LANES, sum[i][v]);
+        }
+    }
+}
+
+/* The lanes of `sums` [16][PANEL_COLUMNS] added as vec_sum adds them, into n of sixteen columns of y. */
+static void panel_total(float *y, const float *sums, size_t n, bool add) {
+    vec lanes[L2C_LANES];
+    for (size_t l = 0; l < L2C_LANES; l++) {
+        lanes[l] = vec_load(sums + l * PANEL_COLUMNS);
+    }
+    for (size_t half = L2C_LANES / 2; half > 0; half /= 2) {
+        for (size_t l = 0; l < half; l++) {
+            lanes[l] = vec_add(lanes[l], lanes[l + half]);
+        }
+    }
+    const vec before = n < L2C_LANES ? vec_load_n(y, add ? n : 0) : add ? vec_load(y) : vec_zero();
+    const vec total = add ? vec_add(before, lanes[0]) : lanes[0];
+    if (n < L2C_LANES) {
+        vec_store_n(y, total, n);
+    } else {
+        vec_store(y, total);
+    }
+}
+
+TILE void panel_tile(const panel_kind kind, const int excess, const size_t M, float *y, size_t ldy, const float *panel,
+                     const l2c_s8_rows *x, size_t row, size_t n, size_t k, bool add, panel_next *next) {
+    float sums[PANEL_M * LANE_SUMS];
+    const size_t supers = (k + SUPER - 1) / SUPER;
+    memset(sums, 0, M * LANE_SUMS * sizeof *sums);
+    for (size_t s = 0; s < supers; s += PANEL_SUPERS, panel += PANEL_BLOCK) {
+        panel_block(kind, excess, M, sums, panel, x, row, s, smaller(PANEL_SUPERS, supers - s), next);
+    }
+    for (size_t i = 0; i < M; i++) {
+        for (size_t j = 0; j < n; j += L2C_LANES) {
+            panel_total(y + i * ldy + j, sums + i * LANE_SUMS + j, smaller(L2C_LANES, n - j), add);
+        }
+    }
+}
+
+/* All rows of x, in tiles. */
+TILE void panel_rows(const panel_kind kind, const int excess, float *y, size_t ldy, const float *panel,
+                     const l2c_s8_rows *x, size_t m, size_t n, size_t k, bool add, panel_next *next) {
+    size_t i = 0;
+    for (; i + PANEL_M <= m; i += PANEL_M) {
+        panel_tile(kind, excess, PANEL_M, y + i * ldy, ldy, panel, x, i, n, k, add, next);
+    }
+    for (; i + PANEL_M / 2 <= m; i += PANEL_M / 2) {
+        panel_tile(kind, excess, PANEL_M / 2, y + i * ldy, ldy, panel, x, i, n, k, add, next);
+    }
+    for (; i < m; i++) {
+        panel_tile(kind, excess, 1, y + i * ldy, ldy, panel, x, i, n, k, add, next);
+    }
+}
+
+/* Once for all types of a kind: what differs is in the panel. */
+#define PANEL_KIND(name, ...)                                                                                          \
+    static void name(int excess, float *y, size_t ldy, const float *panel, const l2c_s8_rows *x, size_t m, size_t n,   \
+                     size_t k, bool add, panel_next *next) {                                                           \
+        panel_rows((panel_kind){__VA_ARGS__}, excess, y, ldy, panel, x, m, n, k, add, next);                           \
+    }
+PANEL_KIND(panel_signed, .with_sign = true, .with_excess = SIGNED_EXCESS)
+PANEL_KIND(panel_biased, .with_excess = true)
+PANEL_KIND(panel_with_mins, .with_mins = true)
+PANEL_KIND(panel_narrow_biased, .narrow = true, .with_excess = true)
+PANEL_KIND(panel_narrow_with_mins, .narrow = true, .with_mins = true)
