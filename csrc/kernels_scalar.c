@@ -19,7 +19,7 @@ enum {
     PANEL_V = 1,
     PROMPT_M = 1,
     PROMPT_M_BLOCKS = 1,
-    PANEL_ROWS = 1 << 30,
+    PANEL_ROWS = 0,
     ATT_H = 1,
     ATT_V = 1
 };

@@ -27,7 +27,8 @@
  *   pack_block(panel, stride, w, k): the transpose of 16 rows by 16 columns
  * and LEVEL (the name), DOT_M, DOT_N, GEMM_M, GEMM_V, Q8_M, Q8_N, QUANT_M, PANEL_M, PANEL_V, PROMPT_M, PROMPT_M_BLOCKS, ATT_H, ATT_V: how many accumulators its registers hold.
  * Tiles are inlined with constant sizes, so that their accumulators live in registers.
- * PANEL_ROWS: rows from which on panels of quantised types pay. LEVEL_HAS_TILES: it has a gemm_tiles and a probe_tiles.
+ * PANEL_ROWS: rows from which on panels of quantised types pay; 0: never. LEVEL_HAS_TILES: it has a gemm_tiles and a
+ * probe_tiles.
  * LEVEL_HAS_F16_OF_BLOCKS: it has a vec_f16_of_blocks of its own. */
 #include "kernels.h"
 
@@ -44,9 +45,9 @@
 #define PREFETCH_L2(p) __builtin_prefetch((p), 0, 2)
 #endif
 
-/* Loops over accumulators are unrolled, unless the level says otherwise. */
+/* Loops over accumulators are unrolled, unless the level says otherwise; with sanitizers it would take minutes to compile. */
 #ifndef UNROLL
-#if defined(_MSC_VER)
+#if defined(_MSC_VER) || defined(__SANITIZE_ADDRESS__)
 #define UNROLL
 #elif defined(__clang__)
 #define UNROLL _Pragma("unroll")
