@@ -90,7 +90,7 @@ TILE size_t panel_at(const l2c_type type, size_t s, size_t g, size_t t) {
 }
 
 /* Values of superblock s of a block, of sixteen columns whose superblocks are at p. */
-TILE void pack_values(const l2c_type type, float *panel, const uint8_t *const p[L2C_LANES], size_t s) {
+TILE void pack_values(const l2c_type type, float *block, const uint8_t *const p[L2C_LANES], size_t s) {
     const uint8_t *from[L2C_LANES];
     float plain[L2C_LANES][SUPER / 4];
     bvec upper[16], piece[4];
@@ -108,7 +108,7 @@ TILE void pack_values(const l2c_type type, float *panel, const uint8_t *const p[
         UNROLL for (int e = 0; e < 8 / piece_bits(type); e++) {
             const size_t g = sixteen_of(type, i, (size_t)e);
             UNROLL for (size_t t = 0; t < 4; t++) {
-                bvec_store(panel + panel_at(type, s, g, t), part_of_piece(type, piece[t], upper, t, i, e));
+                bvec_store(block + panel_at(type, s, g, t), part_of_piece(type, piece[t], upper, t, i, e));
             }
         }
     }

@@ -259,7 +259,8 @@ TILE void quant_rows(const l2c_type type, float *y, size_t ldy, const l2c_s8_row
 
 TILE void quant_product(const l2c_type type, float *y, size_t ldy, const l2c_s8_rows *x, const l2c_matrix *w, size_t m,
                         size_t n, bool add, float *panel) {
-    const size_t least = PANEL_ROWS, more = piece_bits(type) == 8 ? least / 2 : 0; /* whole bytes are more to pack */
+    /* Whole bytes are more to pack, but rows one by one unpack them again. */
+    const size_t least = PANEL_ROWS, more = piece_bits(type) == 8 && QUANT_M > 1 ? least / 2 : 0;
     if (least == 0 || m < least + more) {
         quant_rows(type, y, ldy, x, w, m, n, add);
         return;
