@@ -171,13 +171,33 @@ static inline __m256i broadcast_four(const int8_t *p) {
     memcpy(&four, p, sizeof four);
     return _mm256_set1_epi32(four);
 }
-static inline ivec ivec_add_dot4u(ivec sum, bvec w, const int8_t *four) {
+/* A sum of many terms: GCC would add them in a tree, which takes more registers than there are. */
+static inline bvec in_order(__m256i low, __m256i high) {
+#if defined(__GNUC__)
+    __asm__("" : "+x"(low), "+x"(high));
+#endif
+    return (bvec){low, high};
+}
+
+#define LEVEL_HAS_SHORT_DOTS
+typedef bvec dots;
+static inline dots dots_begin(ivec sum) {
+    (void)sum;
+    return (dots){_mm256_setzero_si256(), _mm256_setzero_si256()};
+}
+static inline dots dots_add(dots d, bvec w, const int8_t *four) {
     const __m256i x = broadcast_four(four);
-    return (ivec){_mm256_add_epi32(sum.low, dot4u(w.low, x)), _mm256_add_epi32(sum.high, dot4u(w.high, x))};
+    return in_order(_mm256_add_epi16(d.low, _mm256_maddubs_epi16(w.low, x)),
+                    _mm256_add_epi16(d.high, _mm256_maddubs_epi16(w.high, x)));
+}
+static inline ivec dots_end(dots d, ivec sum) {
+    const __m256i one = _mm256_set1_epi16(1);
+    return (ivec){_mm256_add_epi32(sum.low, _mm256_madd_epi16(d.low, one)),
+                  _mm256_add_epi32(sum.high, _mm256_madd_epi16(d.high, one))};
 }
 static inline ivec ivec_add_dot4(ivec sum, bvec w, const int8_t *four) {
     const __m256i x = broadcast_four(four);
-    return (ivec){_mm256_add_epi32(sum.low, dot4(w.low, x)), _mm256_add_epi32(sum.high, dot4(w.high, x))};
+    return in_order(_mm256_add_epi32(sum.low, dot4(w.low, x)), _mm256_add_epi32(sum.high, dot4(w.high, x)));
 }
 /* In each quarter the sums of the quarters of a, b, c, d. */
 static inline ivec ivec_sums_of_4(ivec a, ivec b, ivec c, ivec d) {

@@ -19,11 +19,28 @@ enum { SIGNED_EXCESS = 0 };
 static inline bvec bvec_of_panel(bvec w) {
     return w;
 }
-static inline ivec ivec_add_dot4u(ivec sum, bvec w, const int8_t *four) {
-    return _mm512_add_epi32(sum, ivec_dot4u(w, broadcast_four(four)));
+/* A sum of many terms: GCC would add them in a tree, which takes more registers than there are. */
+static inline __m512i in_order(__m512i sum) {
+#if defined(__GNUC__)
+    __asm__("" : "+v"(sum));
+#endif
+    return sum;
+}
+
+#define LEVEL_HAS_SHORT_DOTS
+typedef __m512i dots;
+static inline dots dots_begin(ivec sum) {
+    (void)sum;
+    return _mm512_setzero_si512();
+}
+static inline dots dots_add(dots d, bvec w, const int8_t *four) {
+    return in_order(_mm512_add_epi16(d, _mm512_maddubs_epi16(w, broadcast_four(four))));
+}
+static inline ivec dots_end(dots d, ivec sum) {
+    return _mm512_add_epi32(sum, _mm512_madd_epi16(d, _mm512_set1_epi16(1)));
 }
 static inline ivec ivec_add_dot4(ivec sum, bvec w, const int8_t *four) {
-    return _mm512_add_epi32(sum, ivec_dot4(w, broadcast_four(four)));
+    return in_order(_mm512_add_epi32(sum, ivec_dot4(w, broadcast_four(four))));
 }
 static inline ivec ivec_add_dot2(ivec sum, pvec w, two_s16 x) {
     return _mm512_add_epi32(sum, _mm512_madd_epi16(w, x));

@@ -172,7 +172,38 @@ TILE void pack_step(const l2c_type type, float *block, const l2c_matrix *w, size
 /* What a panel's types have in common: two of a kind differ in nothing but the excess. */
 typedef struct panel_kind {
     bool narrow, with_sign, with_excess, with_mins;
+    int most; /* of a value without a sign */
 } panel_kind;
+
+#ifdef LEVEL_HAS_SHORT_DOTS
+enum { SHORT_DOTS = 1 };
+
+/* Products whose sum is widened at once: pairs of them, by values of x of at most 127, fit 16 bits. */
+TILE size_t panel_run(const panel_kind kind, const size_t quads) {
+    return kind.with_sign ? quads : smaller(quads, INT16_MAX / (2 * 127 * (size_t)kind.most));
+}
+#else
+enum { SHORT_DOTS = 0 };
+typedef ivec dots;
+
+TILE dots dots_begin(ivec sum) {
+    return sum;
+}
+
+TILE dots dots_add(dots d, bvec w, const int8_t *four) {
+    return ivec_add_dot4u(d, w, four);
+}
+
+TILE ivec dots_end(dots d, ivec sum) {
+    (void)sum;
+    return d;
+}
+
+TILE size_t panel_run(const panel_kind kind, const size_t quads) {
+    (void)kind;
+    return quads;
+}
+#endif
 
 /* The weights of the next panel, fetched meanwhile: `bytes` for each superblock and lane. */
 typedef struct panel_next {
@@ -184,6 +215,7 @@ typedef struct panel_next {
 TILE void panel_block(const panel_kind kind, const int excess, const size_t M, float *sums, const float *block,
                       const l2c_s8_rows *x, size_t row, size_t from, size_t supers, panel_next *next) {
     const size_t per_step = kind.narrow ? 1 : 2, quads = kind.narrow ? 4 : 8, steps = PANEL_SUPERS / per_step;
+    const size_t run = panel_run(kind, quads);
     const float *lanes = (kind.narrow ? x->of_16 : x->of_32) + (from / per_step * x->rows + row) * L2C_STEP_LANES;
     for (size_t lane = 0; lane < L2C_LANES; lane++) {
         const size_t super = kind.narrow ? 0 : lane / 8, part = kind.narrow ? lane / 4 * 16 : lane / 4 % 2 * 32;
@@ -203,15 +235,29 @@ TILE void panel_block(const panel_kind kind, const int excess, const size_t M, f
                 const ivec first = kind.with_excess ? ivec_shr(ivec_set1(sum_of_x), excess) : ivec_zero();
                 UNROLL for (size_t v = 0; v < PANEL_V; v++) products[i][v] = first;
             }
-            UNROLL for (size_t t = 0; t < quads; t++) {
-                bvec four[PANEL_V];
-                UNROLL for (size_t v = 0; v < PANEL_V; v++) four[v] = bvec_load((const int8_t *)(w + v * L2C_LANES));
+            UNROLL for (size_t from_quad = 0; from_quad < quads; from_quad += run) {
+                dots dot[PANEL_M][PANEL_V];
                 UNROLL for (size_t i = 0; i < M; i++) UNROLL for (size_t v = 0; v < PANEL_V; v++) {
-                    const int8_t *xs = values + i * SUPER + 4 * t;
-                    products[i][v] = kind.with_sign ? ivec_add_dot4(products[i][v], four[v], xs)
-                                                    : ivec_add_dot4u(products[i][v], four[v], xs);
+                    dot[i][v] = dots_begin(products[i][v]);
                 }
-                w += PANEL_COLUMNS;
+                UNROLL for (size_t t = from_quad; t < from_quad + run; t++) {
+                    bvec four[PANEL_V];
+                    UNROLL for (size_t v = 0; v < PANEL_V; v++) {
+                        four[v] = bvec_load((const int8_t *)(w + v * L2C_LANES));
+                    }
+                    UNROLL for (size_t i = 0; i < M; i++) UNROLL for (size_t v = 0; v < PANEL_V; v++) {
+                        const int8_t *xs = values + i * SUPER + 4 * t;
+                        if (kind.with_sign) {
+                            products[i][v] = ivec_add_dot4(products[i][v], four[v], xs);
+                        } else {
+                            dot[i][v] = dots_add(dot[i][v], four[v], xs);
+                        }
+                    }
+                    w += PANEL_COLUMNS;
+                }
+                UNROLL for (size_t i = 0; i < M; i++) UNROLL for (size_t v = 0; v < PANEL_V; v++) {
+                    products[i][v] = kind.with_sign ? products[i][v] : dots_end(dot[i][v], products[i][v]);
+                }
             }
             UNROLL for (size_t v = 0; v < PANEL_V; v++) {
                 const vec scale = vec_load(scales + v * L2C_LANES);
@@ -297,7 +343,27 @@ TILE void panel_rows(const panel_kind kind, const int excess, float *y, size_t l
         panel_rows((panel_kind){__VA_ARGS__}, excess, y, ldy, panel, x, m, n, k, add, next);                           \
     }
 PANEL_KIND(panel_signed, .with_sign = true, .with_excess = SIGNED_EXCESS)
-PANEL_KIND(panel_biased, .with_excess = true)
-PANEL_KIND(panel_with_mins, .with_mins = true)
-PANEL_KIND(panel_narrow_biased, .narrow = true, .with_excess = true)
-PANEL_KIND(panel_narrow_with_mins, .narrow = true, .with_mins = true)
+PANEL_KIND(panel_4_biased, .with_excess = true, .most = 15)
+PANEL_KIND(panel_5_biased, .with_excess = true, .most = 31)
+PANEL_KIND(panel_4_with_mins, .with_mins = true, .most = 15)
+PANEL_KIND(panel_5_with_mins, .with_mins = true, .most = 31)
+PANEL_KIND(panel_3_narrow_biased, .narrow = true, .with_excess = true, .most = 7)
+PANEL_KIND(panel_6_narrow_biased, .narrow = true, .with_excess = true, .most = 63)
+PANEL_KIND(panel_2_narrow_with_mins, .narrow = true, .with_mins = true, .most = 3)
+
+typedef void panel_function(int excess, float *y, size_t ldy, const float *panel, const l2c_s8_rows *x, size_t m,
+                            size_t n, size_t k, bool add, panel_next *next);
+
+/* Kinds that differ in the bits of their values alone are one where a sum has room for all. */
+TILE panel_function *panel_of(const l2c_type type) {
+    if (is_narrow(type)) {
+        return has_mins(type)                        ? panel_2_narrow_with_mins
+               : SHORT_DOTS && type == L2C_TYPE_Q3_K ? panel_3_narrow_biased
+                                                     : panel_6_narrow_biased;
+    }
+    const bool five = type == L2C_TYPE_Q5_0 || type == L2C_TYPE_Q5_1 || type == L2C_TYPE_Q5_K;
+    return is_signed(type)      ? panel_signed
+           : has_mins(type)     ? SHORT_DOTS && five ? panel_5_with_mins : panel_4_with_mins
+           : SHORT_DOTS && five ? panel_5_biased
+                                : panel_4_biased;
+}

@@ -275,10 +275,7 @@ TILE void quant_product(const l2c_type type, float *y, size_t ldy, const l2c_s8_
             const size_t in_block = s % PANEL_SUPERS;
             pack_step(type, panel + s / PANEL_SUPERS * PANEL_BLOCK, &columns, width, s - in_block, in_block);
         }
-        (is_narrow(type)   ? has_mins(type) ? panel_narrow_with_mins : panel_narrow_biased
-         : is_signed(type) ? panel_signed
-         : has_mins(type)  ? panel_with_mins
-                           : panel_biased)(excess_shift(type), y + j, ldy, panel, x, m, width, w->k, add, &next);
+        panel_of(type)(excess_shift(type), y + j, ldy, panel, x, m, width, w->k, add, &next);
     }
 }
 
