@@ -11,6 +11,8 @@ enum { ALIGNMENT = 64, MAX_THREADS = 1024, MOST_CHUNKS = 1024 /* of attention th
 static const double MACS_PER_THREAD = 1.5e6;
 /* The same for sampling, whose team only begins and ends together. */
 enum { LOGITS_PER_THREAD = 1 << 15 };
+/* Generated rows that pay as prompts. */
+enum { MANY_ROWS = 16 };
 
 /* Hands out aligned parts of one allocation; with memory NULL it only measures. */
 typedef struct arena {
@@ -204,15 +206,32 @@ static l2c_want want_of(const l2c_batch *b, size_t span) {
     return b->samplers[span] ? L2C_WANT_LAST : L2C_WANT_NONE;
 }
 
+/* Whether prompts meet integer types in bytes, as generated rows always do. */
+static bool takes_bytes(const l2c_batch *b) {
+    const l2c_transformer *t = b->transformer;
+    return t->model.config.blocks && !t->kernels->gemm_tiles && (b->throughput || !t->kernels->takes_words);
+}
+
+/* Whether the generated rows go as prompts. */
+static bool takes_many(const l2c_batch *b, const l2c_span *spans, size_t n_spans) {
+    size_t rows = 0;
+    for (size_t i = 0; i < n_spans; i++) {
+        rows += spans[i].role == L2C_ROLE_GENERATED ? (size_t)spans[i].count : 0;
+    }
+    return b->throughput && rows >= MANY_ROWS && !takes_bytes(b);
+}
+
 static void set_rows(l2c_batch *b, const l2c_span *spans, size_t n_spans) {
     l2c_row *row = b->rows;
     const l2c_config *c = &b->transformer->model.config;
     const size_t most = l2c_attention_rows((size_t)c->n_heads / (size_t)c->n_kv_heads);
+    const bool many = takes_many(b, spans, n_spans);
+    b->bytes = takes_bytes(b);
     b->n_runs = 0;
     b->prompt = b->generated = b->wanted_prompt = b->wanted_generated = 0;
     for (size_t i = 0; i < n_spans; i++) {
         const l2c_span *s = &spans[i];
-        const bool prompt = s->role == L2C_ROLE_PROMPT;
+        const bool prompt = many || s->role == L2C_ROLE_PROMPT;
         const l2c_want want = want_of(b, i);
         const size_t first = (size_t)(row - b->rows), count = (size_t)s->count;
         for (size_t from = 0; from < count; from += most) {
@@ -333,6 +352,10 @@ int l2c_batch_step_sample(l2c_batch *batch, int32_t *tokens, const l2c_span *spa
 
 void l2c_batch_set_slice(l2c_batch *batch, double seconds) {
     batch->slice = seconds;
+}
+
+void l2c_batch_set_throughput(l2c_batch *batch, bool throughput) {
+    batch->throughput = throughput;
 }
 
 int l2c_batch_resume(l2c_batch *batch, l2c_error *error) {

@@ -43,7 +43,8 @@ struct l2c_batch {
     size_t scratch_floats, parts_floats;
 
     /* of the step at hand */
-    size_t prompt, generated; /* rows */
+    size_t prompt, generated; /* rows; generated ones that are taken as prompts are among these */
+    bool bytes;               /* prompt rows meet integer types in bytes */
     size_t n_runs;
     size_t wanted_prompt, wanted_generated; /* rows whose logits are wanted */
     float *logits;                          /* [wanted][vocab_size], the caller's */
@@ -53,6 +54,7 @@ struct l2c_batch {
     int32_t *tokens;              /* [n_spans], the caller's */
     float *own_logits;            /* [own_rows][vocab_size], owned, of a step that samples; kept for the next one */
     size_t own_rows;
+    bool throughput;
     double slice, started; /* seconds that a run may last, 0: any; when this one began */
     size_t layer;          /* the next one */
     bool cancelled, paused;

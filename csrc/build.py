@@ -56,6 +56,7 @@ AMX = (*AVX512VNNI, "-mavx512bf16", "-mamx-tile", "-mamx-bf16")
 LEVELS = {
     "x86_64": (
         Level("avx2", AVX2, ("/arch:AVX2",)),
+        Level("avxvnni", (*AVX2, "-mavxvnni"), ("/arch:AVX2",), young=True),  # gcc 11, clang 12
         Level("avx512", AVX512, ("/arch:AVX512",)),
         Level("avx512vnni", AVX512VNNI, ("/arch:AVX512",)),
         Level("amx", AMX, system="linux", young=True),  # gcc 11, clang 12

@@ -66,6 +66,12 @@ static bool has_avx2(void) {
            && all(seven.ebx, BIT(3) | BIT(5) | BIT(8)); /* BMI1, AVX2, BMI2 */
 }
 
+#ifdef L2C_HAVE_AVXVNNI
+static bool has_avxvnni(void) {
+    return has_avx2() && all(cpuid(7, 1).eax, BIT(4));
+}
+#endif
+
 static bool has_avx512(void) {
     return has_avx2() && all(saved_by_system(), BIT(5) | BIT(6) | BIT(7))  /* opmask, ZMM low and high */
            && all(cpuid(7, 0).ebx, BIT(16) | BIT(17) | BIT(30) | BIT(31)); /* F, DQ, BW, VL */
@@ -138,6 +144,9 @@ static const struct {
     {&l2c_kernels_scalar, always},
 #ifdef L2C_HAVE_AVX2
     {&l2c_kernels_avx2, has_avx2},
+#endif
+#ifdef L2C_HAVE_AVXVNNI
+    {&l2c_kernels_avxvnni, has_avxvnni},
 #endif
 #ifdef L2C_HAVE_AVX512
     {&l2c_kernels_avx512, has_avx512},

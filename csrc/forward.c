@@ -32,22 +32,23 @@ static float *scratch(const l2c_team *team, const l2c_batch *b) {
 
 /* The rows of the step at hand, for a product of x [R][k]. */
 static l2c_rows rows_of(const l2c_batch *b, const float *x, size_t k) {
-    l2c_rows rows = {x, k, b->prompt, b->generated, b->q8, b->s8, b->s16};
-    rows.s8.rows = b->generated;
-    rows.s16.rows = b->prompt;
+    l2c_rows rows = {x, k, b->prompt, b->generated, b->q8, b->s16, b->s8};
+    rows.s16.rows = b->bytes || b->transformer->kernels->gemm_tiles ? 0 : b->prompt;
+    rows.s8.rows = b->bytes ? row_count(b) : b->generated;
     return rows;
 }
 
-/* The integer form of row r of x [R][k], where the weights need it; a level with tiles takes prompt rows as they are. */
+/* The integer form of row r of x [R][k], where the weights need it. */
 static void quantize_row(const l2c_batch *b, size_t r, const float *x, size_t k) {
     const l2c_config *c = &b->transformer->model.config;
     const l2c_kernels *kernels = b->transformer->kernels;
     const l2c_rows rows = rows_of(b, x, k);
+    const size_t before = row_count(b) - rows.s8.rows;
     if (c->group_size) {
         kernels->quantize_q8(&rows.q8, r, x + r * k, k, (size_t)c->group_size);
-    } else if (c->blocks && r >= b->prompt) {
-        kernels->quantize_s8(&rows.s8, r - b->prompt, x + r * k, k);
-    } else if (c->blocks && !kernels->gemm_tiles) {
+    } else if (c->blocks && r >= before) {
+        kernels->quantize_s8(&rows.s8, r - before, x + r * k, k);
+    } else if (c->blocks && r < rows.s16.rows) {
         kernels->quantize_s16(&rows.s16, r, x + r * k, k);
     }
 }

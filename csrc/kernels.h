@@ -2,8 +2,9 @@
  *
  * Kernels work on ranges of rows and columns; they know neither threads nor models. All levels share one text,
  * kernels_template.h, over sixteen f32 lanes, and so give the same bits: every sum has one order, every multiply-add is
- * fused, and no level may contract or reassociate. Only a product by tiles (gemm_tiles) gives bits of its own. Names: m
- * rows of x, n rows of W (columns of y), k their length. */
+ * fused, and no level may contract or reassociate. Only a product by tiles (gemm_tiles) gives bits of its own, and a level
+ * may take prompt rows by a product that others do not (takes_words). Names: m rows of x, n rows of W (columns of y), k
+ * their length. */
 #ifndef L2C_KERNELS_H
 #define L2C_KERNELS_H
 
@@ -162,13 +163,15 @@ typedef struct l2c_kernels {
                    bool add);
     /* Row `row` of q = round(x / scale), scale = max|x| / 127 in each group. */
     void (*quantize_q8)(const l2c_q8_rows *q, size_t row, const float *x, size_t k, size_t group);
-    /* The product with GGUF's integer types (kernels_quant.h) for generated rows, and the activations for it. panel:
-     * l2c_quant_panel(k) floats of scratch, 64-byte aligned. */
+    /* The product with GGUF's integer types (kernels_quant.h) for generated rows, and for prompt rows where none of the
+     * products above and below is the level's; the activations for it. panel: l2c_quant_panel(k) floats of scratch, 64-byte
+     * aligned. */
     void (*dot_quant)(float *y, size_t ldy, const l2c_s8_rows *x, const l2c_matrix *w, size_t m, size_t n, bool add,
                       float *panel);
     void (*quantize_s8)(const l2c_s8_rows *q, size_t row, const float *x, size_t k);
-    /* The same product for prompt rows (kernels_prompt.h), from activations of 12 bits. panel: L2C_PANEL_FLOATS of scratch,
-     * 64-byte aligned. */
+    /* NULL, or the same product for prompt rows (kernels_prompt.h), from activations of 12 bits. panel: L2C_PANEL_FLOATS
+     * of scratch, 64-byte aligned. takes_words: the level takes prompt rows so; scalar has it for others to be compared. */
+    bool takes_words;
     void (*gemm_quant)(float *y, size_t ldy, const l2c_s16_rows *x, const l2c_matrix *w, size_t m, size_t n, bool add,
                        float *panel);
     void (*quantize_s16)(const l2c_s16_rows *q, size_t row, const float *x, size_t k);
@@ -197,6 +200,9 @@ typedef struct l2c_kernels {
 extern const l2c_kernels l2c_kernels_scalar;
 #ifdef L2C_HAVE_AVX2
 extern const l2c_kernels l2c_kernels_avx2;
+#endif
+#ifdef L2C_HAVE_AVXVNNI
+extern const l2c_kernels l2c_kernels_avxvnni;
 #endif
 #ifdef L2C_HAVE_AVX512
 extern const l2c_kernels l2c_kernels_avx512;

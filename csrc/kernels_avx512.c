@@ -42,8 +42,4 @@ static inline ivec dots_end(dots d, ivec sum) {
 static inline ivec ivec_add_dot4(ivec sum, bvec w, const int8_t *four) {
     return in_order(_mm512_add_epi32(sum, ivec_dot4(w, broadcast_four(four))));
 }
-static inline ivec ivec_add_dot2(ivec sum, pvec w, two_s16 x) {
-    return _mm512_add_epi32(sum, _mm512_madd_epi16(w, x));
-}
-
 #include "kernels_template.h"

@@ -3,11 +3,10 @@
 
 #define LEVEL neon
 
-/* Products of bytes fill 16 bits (at most 2^14); they are added in pairs to 32 bits, then pairs of pairs. */
+/* Two products of bytes, of x of at most 127, fit 16 bits; pairs of pairs are added in 32 bits. */
 static inline int32x4_t add_dot4(int32x4_t sum, int8x16_t w, int8x16_t x) {
-    const int32x4_t low = vpaddlq_s16(vmull_s8(vget_low_s8(w), vget_low_s8(x)));
-    const int32x4_t high = vpaddlq_s16(vmull_high_s8(w, x));
-    return vaddq_s32(sum, vpaddq_s32(low, high));
+    const int16x8_t low = vmull_s8(vget_low_s8(w), vget_low_s8(x)), high = vmull_high_s8(w, x);
+    return vpadalq_s16(sum, vpaddq_s16(low, high));
 }
 
 #include "vec_neon_dot.h"

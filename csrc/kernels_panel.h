@@ -331,6 +331,9 @@ TILE void panel_rows(const panel_kind kind, const int excess, float *y, size_t l
     for (; i + PANEL_M / 2 <= m; i += PANEL_M / 2) {
         panel_tile(kind, excess, PANEL_M / 2, y + i * ldy, ldy, panel, x, i, n, k, add, next);
     }
+    for (; PANEL_M > 4 && i + PANEL_M / 4 <= m; i += PANEL_M / 4) {
+        panel_tile(kind, excess, PANEL_M / 4, y + i * ldy, ldy, panel, x, i, n, k, add, next);
+    }
     for (; i < m; i++) {
         panel_tile(kind, excess, 1, y + i * ldy, ldy, panel, x, i, n, k, add, next);
     }

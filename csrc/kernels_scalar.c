@@ -24,6 +24,7 @@ enum {
     ATT_V = 1
 };
 #define LEVEL scalar
+#define LEVEL_HAS_WORDS
 #define UNROLL /* a vector is a loop here: there are no registers to keep */
 
 typedef struct vec {

@@ -21,14 +21,20 @@
  *   bvec_join(a, b): 32 bytes of each; bvec_nibbles(a, b): of 16 bytes each, low then high nibbles
  *   bvec_twice(p, low, high, mask): 32 bytes shifted right by `low`, then by `high`, and masked; bvec_shr(w, n, mask)
  *   bvec_or_shl(w, h, n): w | h << n; bvec_or_bits(w, bits, n): bit i << n into byte i; bvec_lookup(w, table): table[w]
+ *   pack_block(panel, stride, w, k): the transpose of 16 rows by 16 columns
+ * and, with LEVEL_HAS_WORDS,
  *   svec         32 int16; svec_low(w), svec_high(w): of a bvec's bytes; svec_add(w, a); svec_mul(w, a, b): by a, the upper half
  *                by b; svec_store(p, w). pvec: sixteen pairs of int16, pvec_load(p); two_s16_load(p): one pair
  *   ivec_add_dot2(sum, w, x): lane i + w[2i] x[0] + w[2i+1] x[1]; vec_store_s16(p, x): of integral x
- *   pack_block(panel, stride, w, k): the transpose of 16 rows by 16 columns
- * and LEVEL (the name), DOT_M, DOT_N, GEMM_M, GEMM_V, Q8_M, Q8_N, QUANT_M, PANEL_M, PANEL_V, PROMPT_M, PROMPT_M_BLOCKS, ATT_H, ATT_V: how many accumulators its registers hold.
+ *   PROMPT_M, PROMPT_M_BLOCKS
+ * and LEVEL (the name), DOT_M, DOT_N, GEMM_M, GEMM_V, Q8_M, Q8_N, QUANT_M, PANEL_M, PANEL_V, ATT_H, ATT_V: how many
+ * accumulators its registers hold.
  * Tiles are inlined with constant sizes, so that their accumulators live in registers.
- * PANEL_ROWS: rows from which on panels of quantised types pay; 0: never. LEVEL_HAS_TILES: it has a gemm_tiles and a
- * probe_tiles.
+ * PANEL_ROWS: rows from which on panels of quantised types pay; 0: never.
+ * LEVEL_HAS_TILES: it has a gemm_tiles and a probe_tiles. LEVEL_HAS_WORDS: it has a gemm_quant; LEVEL_TAKES_WORDS: and takes
+ * prompt rows by it.
+ * LEVEL_HAS_SHORT_DOTS: products with a panel are summed in 16 bits first: dots; dots_begin(sum), dots_add(d, w, four) for
+ * unsigned w, dots_end(d, sum) = sum + d.
  * LEVEL_HAS_F16_OF_BLOCKS: it has a vec_f16_of_blocks of its own. */
 #include "kernels.h"
 
@@ -68,7 +74,9 @@ static size_t smaller(size_t a, size_t b) {
 
 #include "kernels_quant.h"
 
+#ifdef LEVEL_HAS_WORDS
 #include "kernels_prompt.h"
+#endif
 
 /* ---- Row operators ---- */
 
@@ -246,8 +254,13 @@ const l2c_kernels L2C_JOIN(l2c_kernels_, LEVEL) = {
     .dot_q8 = dot_q8,
     .quantize_q8 = quantize_q8,
     .dot_quant = dot_quant,
+#ifdef LEVEL_HAS_WORDS
     .gemm_quant = gemm_quant,
     .quantize_s16 = quantize_s16,
+#endif
+#ifdef LEVEL_TAKES_WORDS
+    .takes_words = true,
+#endif
     .quantize_s8 = quantize_s8,
     .rmsnorm = rmsnorm,
     .rope = rope,

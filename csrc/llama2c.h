@@ -193,7 +193,7 @@ void l2c_session_cancel(l2c_session *session);
 
 typedef struct l2c_batch l2c_batch;
 
-/* Prompt rows and generated rows are computed by two numeric paths; a row's result depends on its role, never on
+/* Prompt rows and generated rows may be computed by two numeric paths; a row's result depends on its role, never on
  * thread count, on its companions in the batch, or on how a prompt is cut into steps. */
 typedef enum l2c_role { L2C_ROLE_PROMPT, L2C_ROLE_GENERATED } l2c_role;
 typedef enum l2c_want { L2C_WANT_NONE, L2C_WANT_LAST, L2C_WANT_ALL } l2c_want;
@@ -219,6 +219,9 @@ int l2c_batch_step(l2c_batch *batch, const l2c_span *spans, size_t n_spans, floa
  * sessions belong to the step. 0: never pause, the default. */
 void l2c_batch_set_slice(l2c_batch *batch, double seconds);
 int l2c_batch_resume(l2c_batch *batch, l2c_error *error);
+/* Whatever products are fastest, whose rows may depend on their companions: prompts meet integer types in bytes, and
+ * many generated rows go as prompts where that is faster. Not during a step. */
+void l2c_batch_set_throughput(l2c_batch *batch, bool throughput);
 void l2c_batch_abandon(l2c_batch *batch);
 /* l2c_batch_step, and a token from the last row of each span that has a sampler: tokens[i] is what l2c_sampler_sample
  * would give, untouched where samplers[i] is NULL. `want` follows from the samplers; they are distinct and claimed by the

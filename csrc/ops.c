@@ -121,15 +121,19 @@ void l2c_matmul(const l2c_team *team, const l2c_kernels *kernels, float *y, cons
     const l2c_matrix matrix = {(const uint8_t *)w->data + columns.from * row_bytes, row_bytes, k, w->type};
     const float *generated = x->x + x->prompt * x->stride;
     float *to = out + x->prompt * ldy;
-    if (x->prompt && kernels->gemm_tiles && w->type->type != L2C_TYPE_F32) {
+    const bool tiles = kernels->gemm_tiles && w->type->type != L2C_TYPE_F32;
+    if (x->prompt && tiles) {
         kernels->gemm_tiles(out, ldy, x->x, x->stride, &matrix, x->prompt, n, add, scratch);
-    } else if (x->prompt && w->type->integer) {
-        kernels->gemm_quant(out, ldy, &x->s16, &matrix, x->prompt, n, add, scratch);
-    } else if (x->prompt) {
+    } else if (x->prompt && !w->type->integer) {
         kernels->gemm_f32(out, ldy, x->x, x->stride, &matrix, x->prompt, n, add, scratch);
+    } else if (x->s16.rows) {
+        kernels->gemm_quant(out, ldy, &x->s16, &matrix, x->s16.rows, n, add, scratch);
     }
-    if (x->generated && w->type->integer) {
-        kernels->dot_quant(to, ldy, &x->s8, &matrix, x->generated, n, add, scratch);
+    if (w->type->integer) {
+        const size_t before = x->prompt + x->generated - x->s8.rows;
+        if (x->s8.rows) {
+            kernels->dot_quant(out + before * ldy, ldy, &x->s8, &matrix, x->s8.rows, n, add, scratch);
+        }
     } else if (x->generated && is_float(w->type)) {
         kernels->dot_f32(to, ldy, generated, x->stride, &matrix, x->generated, n, add);
     } else if (x->generated) {

@@ -31,8 +31,8 @@ typedef struct l2c_rows {
     const float *x; /* [prompt + generated][stride] */
     size_t stride, prompt, generated;
     l2c_q8_rows q8;   /* the same rows in int8, for Q8_GROUP */
-    l2c_s8_rows s8;   /* the generated rows, for GGUF's integer types */
-    l2c_s16_rows s16; /* the prompt rows */
+    l2c_s16_rows s16; /* for GGUF's integer types: the first rows, prompt rows all of them, or none */
+    l2c_s8_rows s8;   /* the others, but prompt rows that go by tiles */
 } l2c_rows;
 
 /* y[row][n] (+)= x[row] @ w^T, shared by columns. scratch: this thread's: L2C_PANEL_FLOATS, w->cols,

@@ -13,17 +13,15 @@ enum {
     Q8_M = 4,
     Q8_N = 2,
     QUANT_M = 4,
-    PANEL_M = 4,
+    PANEL_M = 8,
     PANEL_V = 2,
-    PROMPT_M = 8,
-    PROMPT_M_BLOCKS = 6,
     PANEL_ROWS = 5,
     ATT_H = 8,
     ATT_V = 2
 };
 
 typedef __m512 vec;
-typedef __m512i bvec, ivec, svec, pvec, two_s16;
+typedef __m512i bvec, ivec;
 
 static inline vec vec_set1(float x) {
     return _mm512_set1_ps(x);
@@ -91,9 +89,6 @@ static inline vec vec_swap_pairs(vec a) {
 static inline void vec_store_s8(int8_t *p, vec a) {
     const __m512 half = _mm512_or_ps(_mm512_and_ps(a, _mm512_set1_ps(-0.0f)), _mm512_set1_ps(BELOW_HALF));
     _mm_storeu_si128((__m128i *)p, _mm512_cvtsepi32_epi8(_mm512_cvttps_epi32(_mm512_add_ps(a, half))));
-}
-static inline void vec_store_s16(int16_t *p, vec a) {
-    _mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(a)));
 }
 static inline bvec bvec_load(const int8_t *p) {
     return _mm512_loadu_si512(p);
@@ -242,29 +237,6 @@ static inline bvec bvec_lookup(bvec w, const int8_t *table) {
     return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)table)), w);
 }
 
-static inline svec svec_low(bvec w) {
-    return _mm512_cvtepi8_epi16(_mm512_castsi512_si256(w));
-}
-static inline svec svec_high(bvec w) {
-    return _mm512_cvtepi8_epi16(_mm512_extracti64x4_epi64(w, 1));
-}
-static inline svec svec_add(svec w, int16_t a) {
-    return _mm512_add_epi16(w, _mm512_set1_epi16(a));
-}
-static inline svec svec_mul(svec w, int16_t a, int16_t b) {
-    return _mm512_mullo_epi16(w, _mm512_inserti64x4(_mm512_set1_epi16(a), _mm256_set1_epi16(b), 1));
-}
-static inline void svec_store(float *p, svec w) {
-    _mm512_storeu_si512(p, w);
-}
-static inline pvec pvec_load(const float *p) {
-    return _mm512_loadu_si512(p);
-}
-static inline two_s16 two_s16_load(const int16_t *p) {
-    int32_t two;
-    memcpy(&two, p, sizeof two);
-    return _mm512_set1_epi32(two);
-}
 static inline ivec ivec_zero(void) {
     return _mm512_setzero_si512();
 }

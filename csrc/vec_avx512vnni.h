@@ -8,13 +8,8 @@ static inline __m512i add_dot4(__m512i sum, __m512i w, __m512i x) {
     __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(w), "v"(x));
     return sum;
 }
-static inline __m512i add_dot2(__m512i sum, __m512i w, __m512i x) {
-    __asm__("vpdpwssd %2, %1, %0" : "+v"(sum) : "v"(w), "v"(x));
-    return sum;
-}
 #else
 #define add_dot4 _mm512_dpbusd_epi32
-#define add_dot2 _mm512_dpwssd_epi32
 #endif
 
 static inline ivec ivec_dot4u(bvec w, bvec x) {
@@ -38,7 +33,4 @@ static inline ivec ivec_add_dot4u(ivec sum, bvec w, const int8_t *four) {
 }
 static inline ivec ivec_add_dot4(ivec sum, bvec w, const int8_t *four) {
     return ivec_add_dot4u(sum, w, four); /* w is unsigned in a panel */
-}
-static inline ivec ivec_add_dot2(ivec sum, pvec w, two_s16 x) {
-    return add_dot2(sum, w, x);
 }

@@ -15,8 +15,6 @@ enum {
     QUANT_M = 1,
     PANEL_M = 4,
     PANEL_V = 1,
-    PROMPT_M = 6,
-    PROMPT_M_BLOCKS = 3,
     PANEL_ROWS = 4,
     ATT_H = 4,
     ATT_V = 1
@@ -31,13 +29,6 @@ typedef struct bvec {
 typedef struct ivec {
     int32x4_t quarter[4];
 } ivec;
-typedef struct svec {
-    int16x8_t quarter[4];
-} svec;
-typedef struct pvec {
-    int16x8_t first[2], second[2]; /* of each column's pair */
-} pvec;
-typedef int16x4_t two_s16;
 
 #define EACH_QUARTER for (int i = 0; i < 4; i++)
 
@@ -124,9 +115,6 @@ static inline void vec_store_s8(int8_t *p, vec a) {
     EACH_QUARTER words[i] = vqmovn_s32(vcvtaq_s32_f32(a.quarter[i]));
     const int8x8_t low = vqmovn_s16(vcombine_s16(words[0], words[1]));
     vst1q_s8(p, vcombine_s8(low, vqmovn_s16(vcombine_s16(words[2], words[3]))));
-}
-static inline void vec_store_s16(int16_t *p, vec a) {
-    EACH_QUARTER vst1_s16(p + 4 * i, vmovn_s32(vcvtnq_s32_f32(a.quarter[i])));
 }
 static inline bvec bvec_load(const int8_t *p) {
     bvec r;
@@ -302,47 +290,10 @@ static inline bvec bvec_lookup(bvec w, const int8_t *table) {
     return w;
 }
 
-static inline svec widen(int8x16_t a, int8x16_t b) {
-    return (svec){{vmovl_s8(vget_low_s8(a)), vmovl_high_s8(a), vmovl_s8(vget_low_s8(b)), vmovl_high_s8(b)}};
-}
-static inline svec svec_low(bvec w) {
-    return widen(w.quarter[0], w.quarter[1]);
-}
-static inline svec svec_high(bvec w) {
-    return widen(w.quarter[2], w.quarter[3]);
-}
-static inline svec svec_add(svec w, int16_t a) {
-    EACH_QUARTER w.quarter[i] = vaddq_s16(w.quarter[i], vdupq_n_s16(a));
-    return w;
-}
-static inline svec svec_mul(svec w, int16_t a, int16_t b) {
-    EACH_QUARTER w.quarter[i] = vmulq_n_s16(w.quarter[i], i < 2 ? a : b);
-    return w;
-}
-static inline void svec_store(float *p, svec w) {
-    EACH_QUARTER vst1q_f32(p + 4 * i, vreinterpretq_f32_s16(w.quarter[i]));
-}
-static inline pvec pvec_load(const float *p) {
-    int16x8_t pairs[4];
-    EACH_QUARTER pairs[i] = vreinterpretq_s16_f32(vld1q_f32(p + 4 * i));
-    return (pvec){{vuzp1q_s16(pairs[0], pairs[1]), vuzp1q_s16(pairs[2], pairs[3])},
-                  {vuzp2q_s16(pairs[0], pairs[1]), vuzp2q_s16(pairs[2], pairs[3])}};
-}
-static inline two_s16 two_s16_load(const int16_t *p) {
-    return vld1_s16((const int16_t[4]){p[0], p[1]});
-}
 static inline ivec ivec_zero(void) {
     ivec r;
     EACH_QUARTER r.quarter[i] = vdupq_n_s32(0);
     return r;
-}
-static inline ivec ivec_add_dot2(ivec sum, pvec w, two_s16 x) {
-    for (int i = 0; i < 2; i++) {
-        int32x4_t *low = &sum.quarter[2 * i], *high = low + 1;
-        *low = vmlal_lane_s16(vmlal_lane_s16(*low, vget_low_s16(w.first[i]), x, 0), vget_low_s16(w.second[i]), x, 1);
-        *high = vmlal_high_lane_s16(vmlal_high_lane_s16(*high, w.first[i], x, 0), w.second[i], x, 1);
-    }
-    return sum;
 }
 
 static inline void pack_block(float *panel, size_t stride, const float *w, size_t k) {

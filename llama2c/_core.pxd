@@ -154,6 +154,7 @@ cdef extern from "llama2c.h" nogil:
     int l2c_batch_step(l2c_batch *batch, const l2c_span *spans, size_t n_spans, float *logits,
                        l2c_error *error)
     void l2c_batch_set_slice(l2c_batch *batch, double seconds)
+    void l2c_batch_set_throughput(l2c_batch *batch, bint throughput)
     int l2c_batch_resume(l2c_batch *batch, l2c_error *error)
     void l2c_batch_abandon(l2c_batch *batch)
 

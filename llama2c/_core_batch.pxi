@@ -4,21 +4,23 @@
 cdef class Batch:
     """Work space for steps over several sessions at once.
 
-    Batch(transformer, *, rows, threads=1)
+    Batch(transformer, *, rows, threads=1, throughput=False)
 
     rows: most rows of a step. A row's logits are the same bits whatever its companions.
+    throughput: take whatever products are fastest, see llama2c.Engine; this gives up what the line above says.
     """
 
     cdef l2c_batch *handle
     cdef int32_t vocab_size
     cdef readonly Transformer transformer
 
-    def __cinit__(self, Transformer transformer not None, *, int32_t rows, int threads=1):
+    def __cinit__(self, Transformer transformer not None, *, int32_t rows, int threads=1, bint throughput=False):
         cdef l2c_error error
         self.transformer = transformer
         self.vocab_size = l2c_transformer_config(transformer.handle).vocab_size
         check(l2c_batch_create(&self.handle, transformer.handle, rows, threads, &error), &error)
         l2c_batch_set_slice(self.handle, SLICE_SECONDS)
+        l2c_batch_set_throughput(self.handle, throughput)
 
     def __dealloc__(self):
         l2c_batch_free(&self.handle)

@@ -36,7 +36,8 @@ cdef int config_of(l2c_config *config, object path) except -1:
 def available_isas():
     """Names of the instruction-set levels that this machine can run, lowest first.
 
-    All give the same bits, but for "amx", which computes the rows of prompts from bf16 unless the weights are F32.
+    All give the same bits, but for the prompts of two, which take them more exactly: "avx512vnni" those of GGUF's quantised
+    types, "amx" (by tiles of bf16) those of all types but F32 and llama2.c's int8.
     """
     names = []
     cdef size_t i = 0

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
-THROUGHPUT_ROWS = 16
 
 
 @dataclass(frozen=True)
@@ -78,8 +77,10 @@ class Engine:
         machine's memory, and at least one full context.
     prefix_cache: keep the pages of prompts for later prompts that begin with the same tokens, until others need them.
 
-    throughput: take the generated rows of a step that has THROUGHPUT_ROWS of them by the products of prompts, for the
-        tiles of level amx; without them it is no faster. What a sequence gives then depends on how many run beside it.
+    throughput: take whatever products are fastest. At level amx, and with float weights, a step of sixteen generated
+        rows and more takes them as prompts: what a sequence gives then depends on how many run beside it. Elsewhere
+        prompts meet integer weights in bytes, with an error like llama.cpp's, as levels without 16-bit products always
+        do: another text, but the same in any company.
 
     None of these but throughput changes what is generated. Any thread may submit, cancel, wait for results and make
     steps, which are made one after another, in the thread that asks for them. Ctrl-C ends a step without effect; it can
@@ -112,7 +113,7 @@ class Engine:
         if pages < 1:
             raise ValueError(f"kv_bytes is {kv_bytes}, expected at least {page.page_bytes}, one page")
         self._pool = Pool(transformer, pages=pages)
-        self._batch = Batch(transformer, rows=max_rows, threads=llm.threads)
+        self._batch = Batch(transformer, rows=max_rows, threads=llm.threads, throughput=throughput)
         self._cache = PrefixCache(page.page_positions) if prefix_cache else None
         self._scheduler = Scheduler(llm, self._pool, self._cache, chunk=chunk)
         self.throughput = throughput
@@ -305,8 +306,7 @@ class Engine:
         rows = self._scheduler.rows()
         if rows:
             self._step = _Step(rows)
-            many = self.throughput and sum(not row.prompt for row in rows) >= THROUGHPUT_ROWS
-            spans = [(row.session, row.tokens, ROLE_PROMPT if row.prompt or many else ROLE_GENERATED) for row in rows]
+            spans = [(row.session, row.tokens, ROLE_PROMPT if row.prompt else ROLE_GENERATED) for row in rows]
             self._batch.step_sample(spans, [row.sampler for row in rows], out=self._step.tokens)
             self._scheduler.steps += 1
             self._hand_over()

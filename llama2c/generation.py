@@ -344,7 +344,7 @@ def generate_once(
         list of prompts each gets this seed, or its own from a list of them.
     stop: text that ends the generation and is not part of it.
     ignore_eos: go on after BOS and EOS, which otherwise end the text.
-    throughput: of a list of prompts: let what each gives depend on the others, for the speed of AMX; see Engine.
+    throughput: of a list of prompts: whatever products are fastest, though another text may come out; see Engine.
 
     Raises ContextError if the prompt does not fit, and what `load` raises.
     """

@@ -302,8 +302,8 @@ def load(
         directory or in the current one, in a Hugging Face directory `tokenizer.json` too, when first needed.
     threads: for each step; None: OMP_NUM_THREADS, else the physical cores that the process may use. A process forked
         while a model is open computes on one thread (the text is the same); one that is spawned, on all.
-    isa: instruction-set level, one of available_isas(); None: LLAMA2C_ISA, else the best. All give the same bits, but
-        for "amx", which computes the rows of prompts from bf16 unless the weights are F32.
+    isa: instruction-set level, one of available_isas(), which tells what they agree in; None: LLAMA2C_ISA, else the
+        best.
     mmap: map the weights; False reads them into memory, for files that may shrink or vanish while in use.
     context: positions of a session; None: what the model was trained for.
     rope_theta: base of the rotary embedding; None: the file's, or 10000 for llama2.c files, which do not store it (Code

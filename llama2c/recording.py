@@ -120,6 +120,18 @@ class Replay:
         return self.difference is None
 
 
+# Levels whose prompts have bits of their own.
+APART = ("avx512vnni", "amx")
+
+
+def _level(recorded: str) -> str | None:
+    """Where a record of that level replays; None: the best level."""
+    here = available_isas()
+    if recorded in here:
+        return recorded
+    return None if recorded in APART else [level for level in here if level not in APART][-1]
+
+
 def replay(
     record: Record | StrPath,
     *,
@@ -134,8 +146,8 @@ def replay(
 
     record: a Record or the path of one.
     model, tokenizer: where the files are now; None: where they were. Their hashes must be those of the record.
-    isa: instruction-set level; None: the record's where this machine has it, else the best. All give the same bits, but
-        for "amx", which computes the rows of prompts from bf16: from or to it another token may be chosen.
+    isa: instruction-set level; None: the record's where this machine has it, else the best that gives the same bits, if
+        there is one. From or to "amx" and "avx512vnni", whose prompts have their own bits, another token may be chosen.
     threads: see `load`; the record's number does not count, as the text does not depend on it.
     cache: see `load`; for a record with weights that were quantised on loading.
     lora: where the adapters are now, in the order of the record; None: where they were.
@@ -155,8 +167,8 @@ def replay(
     elif tokenizer is not None:
         raise FormatError(f"{os.fspath(tokenizer)}: not the tokenizer of the record, whose model has its own")
     adapters = _adapters(record, lora)
-    if isa is None and record.machine.isa in available_isas():
-        isa = record.machine.isa
+    if isa is None:
+        isa = _level(record.machine.isa)
     with Llama(
         path,
         tokenizer=tokenizer,

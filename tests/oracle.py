@@ -119,6 +119,9 @@ LAYER = (
 
 
 TILES = ("amx",)  # levels whose prompt rows are products of bf16: near those of the others, which agree to the bit
+WORDS = (
+    "avx512vnni",
+)  # levels whose prompt rows meet integer types in 16 bits; at the others they do as generated rows
 
 
 def nmse(got: NDArray[np.floating], expected: Array) -> float:

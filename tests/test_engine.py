@@ -11,7 +11,7 @@ import checkpoints
 import ggufs
 import numpy as np
 import pytest
-from oracle import Shape
+from oracle import TILES, WORDS, Shape
 
 import llama2c
 from llama2c import Engine, ExhaustedError, Generation, Llama, Piece, Tokenizer
@@ -568,7 +568,7 @@ def test_ten_thousand_sequences(tmp_path, rng):
 
 
 def test_throughput_is_another_product(paths):
-    """Sixteen generated rows by the products of prompts: near the text of the others, bit for bit that of a prompt."""
+    """Float weights, or tiles: sixteen generated rows go as prompts. Integers without tiles: prompts go by bytes."""
     for name in ("F32", "Q8_0"):
         llm = llama2c.load(paths[name], tokenizer=make_tokenizer(), threads=2)
         rng = np.random.default_rng(5)
@@ -576,9 +576,33 @@ def test_throughput_is_another_product(paths):
         settings = {"temperature": 0.0, "max_tokens": 12, "ignore_eos": True, "seed": 1}
         exact = llm.generate(prompts, **settings)
         fast = llm.generate(prompts, throughput=True, **settings)
-        assert [r.tokens[:1] for r in fast] == [r.tokens[:1] for r in exact]  # of prompt rows in both
-        for result in fast:  # every generated row was a prompt row: greedy ids are those of the prompt's own logits
-            logits = llm.logits(result.prompt_tokens + result.tokens[:-1])
-            assert logits[len(result.prompt_tokens) - 1 :].argmax(axis=1).tolist() == result.tokens
         few = llm.generate(prompts[:15], throughput=True, **settings)
-        assert all(same(a, b) for a, b in zip(few, exact, strict=False))
+        if name == "F32" or llm.transformer.isa in TILES:
+            assert [r.tokens[:1] for r in fast] == [r.tokens[:1] for r in exact]  # of prompt rows in both
+            for result in fast:  # every generated row was a prompt row: greedy ids are those of the prompt's own logits
+                logits = llm.logits(result.prompt_tokens + result.tokens[:-1])
+                assert logits[len(result.prompt_tokens) - 1 :].argmax(axis=1).tolist() == result.tokens
+            assert all(same(a, b) for a, b in zip(few, exact, strict=False))
+            continue
+        assert all(same(a, b) for a, b in zip(few, fast, strict=False))  # in any company
+        if llm.transformer.isa not in WORDS:
+            assert all(same(a, b) for a, b in zip(fast, exact, strict=True))
+        for result in fast:
+            session = llama2c.Session(llm.transformer)
+            rows = [session.step(token) for token in result.prompt_tokens + result.tokens[:-1]]
+            assert [int(row.argmax()) for row in rows[len(result.prompt_tokens) - 1 :]] == result.tokens
+
+
+def test_a_batch_of_throughput_takes_prompts_as_bytes(paths):
+    """Bit for bit as generated rows, which a prompt of 16 bits is not."""
+    transformer = llama2c.load(paths["Q4_K_M"], tokenizer=make_tokenizer()).transformer
+    if transformer.isa in TILES:
+        pytest.skip("tiles take prompts at this level")
+    ids = ids_of(np.random.default_rng(3), 21)
+    session = llama2c.Session(transformer)
+    expected = np.stack([session.step(token) for token in ids])
+    work = llama2c.Batch(transformer, rows=21, threads=2, throughput=True)
+    got = work.step([(llama2c.Session(transformer), ids, llama2c.ROLE_PROMPT, True)])
+    assert np.array_equal(got, expected)
+    exact = llama2c.Session(transformer).prefill_all(ids)
+    assert np.array_equal(exact, expected) == (transformer.isa not in WORDS)

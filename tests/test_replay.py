@@ -9,7 +9,7 @@ import gguf
 import ggufs
 import numpy as np
 import pytest
-from oracle import Shape
+from oracle import TILES, WORDS, Shape
 
 import llama2c
 from llama2c import FormatError, Record
@@ -210,6 +210,15 @@ def test_a_level_that_is_not_here(recorded, capfd):
     assert captured.out == "identical: 30 tokens\n"
     assert "level sve9" in captured.err and captured.err.count("\n") == 1
     assert "no instruction-set level" in failure(capfd, "replay", recorded, "--isa", "sve9")
+
+
+def test_a_level_of_another_machine(model, tmp_path):
+    """Its bits are those of all levels but two: a record goes from machine to machine."""
+    llama2c.record(llama2c.load(model, isa="scalar"), "abc", **SETTINGS).save(tmp_path / "run.json")
+    edit(tmp_path / "run.json", lambda record: record["machine"].update(isa="sve9"))
+    result = llama2c.replay(tmp_path / "run.json")
+    assert result.identical and result.same_logits
+    assert result.isa == [level for level in llama2c.available_isas() if level not in TILES + WORDS][-1]
 
 
 def test_the_recorded_level_is_taken(model, monkeypatch):

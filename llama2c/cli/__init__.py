@@ -57,7 +57,7 @@ def add_engine_options(command: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--isa",
         metavar="NAME",
-        help="instruction-set level, see `llama2c info` (default: the best; all but amx give the same bits)",
+        help="instruction-set level, see `llama2c info` (default: the best)",
     )
     group.add_argument(
         "--no-mmap",

@@ -98,6 +98,9 @@ def add(commands: Any) -> None:
         metavar="REPS",
         help="repetitions; the median is shown (default: 5)",
     )
+    command.add_argument(
+        "--throughput", action="store_true", help="whatever products are fastest, as Engine(throughput=True) takes them"
+    )
     command.add_argument("--json", action="store_true", help="print JSON")
     add_engine_options(command)
     command.set_defaults(run=run, error=command.error)
@@ -142,9 +145,10 @@ class Limits:
 class Bench:
     """Runs the measurements of one model and one number of threads."""
 
-    def __init__(self, transformer: Transformer, threads: int, reps: int) -> None:
+    def __init__(self, transformer: Transformer, threads: int, reps: int, throughput: bool) -> None:
         import numpy as np
 
+        self.throughput = throughput
         self.transformer = transformer
         self.config = transformer.config
         self.threads = threads
@@ -175,6 +179,12 @@ class Bench:
                 session.prefill(self.tokens(i, depth))
             made.append(session)
         return made
+
+    def work(self, batch: int, rows: int) -> Batch | None:
+        """Work space for steps of so many rows; None: a session's own does."""
+        if batch == 1 and not self.throughput:
+            return None
+        return Batch(self.transformer, rows=rows, threads=self.threads, throughput=self.throughput)
 
     def row(
         self,
@@ -213,7 +223,7 @@ class Bench:
     def prefill(self, tokens: int, depth: int, batch: int) -> Row:
         """A prompt of `tokens` for each of `batch` sequences, after `depth` others."""
         sessions = self.sessions(batch, depth, tokens)
-        work = None if batch == 1 else Batch(self.transformer, rows=tokens * batch, threads=self.threads)
+        work = self.work(batch, tokens * batch)
         ids, seconds = self.tokens(0, tokens), []
         for rep in range(self.reps + 1):
             start = time.perf_counter()
@@ -230,7 +240,7 @@ class Bench:
     def decode(self, tokens: int, depth: int, batch: int) -> Row:
         """`tokens` steps of `batch` sequences, after `depth` positions."""
         sessions = self.sessions(batch, depth, tokens)
-        work = None if batch == 1 else Batch(self.transformer, rows=batch, threads=self.threads)
+        work = self.work(batch, batch)
         ids, seconds = self.tokens(0, tokens), []
         for rep in range(self.reps + 1):
             start = time.perf_counter()
@@ -249,7 +259,7 @@ class Bench:
 
 def measure(arguments: argparse.Namespace, transformer: Transformer, threads: int) -> Iterator[Row | Limits]:
     """The limits, then every row that was asked for."""
-    bench = Bench(transformer, threads, arguments.reps)
+    bench = Bench(transformer, threads, arguments.reps, arguments.throughput)
     yield bench.limits
     for depth in arguments.depths:
         for batch in arguments.batches:

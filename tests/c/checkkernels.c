@@ -112,13 +112,51 @@ static void run_quantize_s8(const l2c_kernels *k, float *y, const size_case *c) 
     }
 }
 
-static void run_dot_quant(const l2c_kernels *k, float *y, const size_case *c) {
-    const l2c_matrix w = block_matrix(l2c_type_of(integer_types[turn % INTEGER_TYPES]), c);
+static void dot_quant(const l2c_kernels *k, float *y, const size_case *c, const float *x, const l2c_matrix *w) {
     const l2c_s8_rows q = byte_rows(c);
     for (size_t i = 0; i < c->m; i++) {
-        l2c_kernels_scalar.quantize_s8(&q, i, in_x + c->offset + i * c->k, w.k);
+        l2c_kernels_scalar.quantize_s8(&q, i, x + i * c->k, w->k);
     }
-    k->dot_quant(y, c->n, &q, &w, c->m, c->n, c->add, aligned(quant_panel));
+    k->dot_quant(y, c->n, &q, w, c->m, c->n, c->add, aligned(quant_panel));
+}
+
+static void run_dot_quant(const l2c_kernels *k, float *y, const size_case *c) {
+    const l2c_matrix w = block_matrix(l2c_type_of(integer_types[turn % INTEGER_TYPES]), c);
+    dot_quant(k, y, c, in_x + c->offset, &w);
+}
+
+/* The greatest values there are, by the greatest activations of long runs of one sign: what a sum must have room for. */
+static l2c_matrix greatest_matrix(const size_case *c) {
+    static uint8_t blocks[MAX_N * (MAX_K / 32) * 34];
+    static const struct {
+        l2c_type type;
+        size_t scale, min; /* where they lie, f16; equal: there is no min */
+    } types[] = {{L2C_TYPE_Q4_0, 0, 0},   {L2C_TYPE_Q4_1, 0, 2},     {L2C_TYPE_Q5_0, 0, 0},     {L2C_TYPE_Q5_1, 0, 2},
+                 {L2C_TYPE_Q8_0, 0, 0},   {L2C_TYPE_Q2_K, 80, 82},   {L2C_TYPE_Q3_K, 108, 108}, {L2C_TYPE_Q4_K, 0, 2},
+                 {L2C_TYPE_Q5_K, 0, 2},   {L2C_TYPE_Q6_K, 208, 208}, {L2C_TYPE_IQ4_NL, 0, 0},   {L2C_TYPE_IQ4_XS, 0, 0},
+                 {L2C_TYPE_TQ2_0, 64, 64}};
+    const size_t t = turn % (sizeof types / sizeof *types);
+    const l2c_type_info *type = l2c_type_of(types[t].type);
+    const l2c_matrix w = {blocks, c->k / type->values * type->bytes, c->k / type->values * type->values, type};
+    memset(blocks, types[t].type == L2C_TYPE_Q8_0 ? 0x80 : 0xff, sizeof blocks);
+    for (size_t at = 0; at + type->bytes <= c->n * w.row_bytes; at += type->bytes) {
+        memcpy(blocks + at + types[t].min, (const uint8_t[]){0, 0x2c}, 2);
+        memcpy(blocks + at + types[t].scale, (const uint8_t[]){0, 0x3c}, 2);
+    }
+    return w;
+}
+
+static const float *greatest_x(void) {
+    static float x[BIG];
+    for (size_t i = 0; x[0] == 0.0f && i < BIG; i++) {
+        x[BIG - 1 - i] = (BIG - 1 - i) / 350 % 2 ? -1.0f : 1.0f;
+    }
+    return x;
+}
+
+static void run_dot_greatest(const l2c_kernels *k, float *y, const size_case *c) {
+    const l2c_matrix w = greatest_matrix(c);
+    dot_quant(k, y, c, greatest_x(), &w);
 }
 
 static l2c_s16_rows word_rows(const size_case *c) {
@@ -138,13 +176,22 @@ static void run_quantize_s16(const l2c_kernels *k, float *y, const size_case *c)
     }
 }
 
-static void run_gemm_quant(const l2c_kernels *k, float *y, const size_case *c) {
-    const l2c_matrix w = block_matrix(l2c_type_of(integer_types[turn % INTEGER_TYPES]), c);
+static void gemm_quant(const l2c_kernels *k, float *y, const size_case *c, const float *x, const l2c_matrix *w) {
     const l2c_s16_rows q = word_rows(c);
     for (size_t i = 0; i < c->m; i++) {
-        l2c_kernels_scalar.quantize_s16(&q, i, in_x + c->offset + i * c->k, w.k);
+        l2c_kernels_scalar.quantize_s16(&q, i, x + i * c->k, w->k);
     }
-    k->gemm_quant(y, c->n, &q, &w, c->m, c->n, c->add, aligned(panel));
+    k->gemm_quant(y, c->n, &q, w, c->m, c->n, c->add, aligned(panel));
+}
+
+static void run_gemm_quant(const l2c_kernels *k, float *y, const size_case *c) {
+    const l2c_matrix w = block_matrix(l2c_type_of(integer_types[turn % INTEGER_TYPES]), c);
+    gemm_quant(k, y, c, in_x + c->offset, &w);
+}
+
+static void run_gemm_greatest(const l2c_kernels *k, float *y, const size_case *c) {
+    const l2c_matrix w = greatest_matrix(c);
+    gemm_quant(k, y, c, greatest_x(), &w);
 }
 
 static void run_gemm_blocks(const l2c_kernels *k, float *y, const size_case *c) {
@@ -262,15 +309,26 @@ typedef void run_kernel(const l2c_kernels *kernels, float *y, const size_case *s
 static const struct {
     const char *name;
     run_kernel *run;
+    bool words; /* of levels that have gemm_quant */
 } checks[] = {
-    {"dot_f32", run_dot_f32},         {"gemm_f32", run_gemm_f32},
-    {"quantize_q8", run_quantize_q8}, {"dot_q8", run_dot_q8},
-    {"rmsnorm", run_rmsnorm},         {"rope", run_rope},
-    {"swiglu", run_swiglu},           {"softmax", run_softmax},
-    {"argmax", run_argmax},           {"attend", run_attend},
-    {"dot_quant", run_dot_quant},     {"quantize_s8", run_quantize_s8},
-    {"gemm_blocks", run_gemm_blocks}, {"dot_halves", run_dot_halves},
-    {"gemm_quant", run_gemm_quant},   {"quantize_s16", run_quantize_s16},
+    {"dot_f32", run_dot_f32, false},
+    {"gemm_f32", run_gemm_f32, false},
+    {"quantize_q8", run_quantize_q8, false},
+    {"dot_q8", run_dot_q8, false},
+    {"rmsnorm", run_rmsnorm, false},
+    {"rope", run_rope, false},
+    {"swiglu", run_swiglu, false},
+    {"softmax", run_softmax, false},
+    {"argmax", run_argmax, false},
+    {"attend", run_attend, false},
+    {"dot_quant", run_dot_quant, false},
+    {"dot_greatest", run_dot_greatest, false},
+    {"quantize_s8", run_quantize_s8, false},
+    {"gemm_blocks", run_gemm_blocks, false},
+    {"dot_halves", run_dot_halves, false},
+    {"gemm_quant", run_gemm_quant, true},
+    {"gemm_greatest", run_gemm_greatest, true},
+    {"quantize_s16", run_quantize_s16, true},
 };
 
 enum { CHECKS = sizeof checks / sizeof *checks };
@@ -331,6 +389,9 @@ static size_t check(const l2c_kernels *kernels, uint64_t start) {
     static const size_t groups[] = {64, 32, 128, 4, 16, 20}, deep_ms[] = {1, 2, 5, 8, MAX_M};
     size_t failures = 0, number = 0;
     for (size_t i = 0; i < CHECKS; i++) {
+        if (checks[i].words && !kernels->gemm_quant) {
+            continue;
+        }
         for (size_t m = 0; m < sizeof ms / sizeof *ms; m++) {
             for (size_t n = 0; n < sizeof ns / sizeof *ns; n++) {
                 for (size_t k = 0; k < sizeof ks / sizeof *ks; k++, number++) {
@@ -368,6 +429,10 @@ static void time_all(void) {
             for (size_t level = 0; l2c_isa_name(level); level++) {
                 const l2c_kernels *kernels = l2c_kernels_get(l2c_isa_name(level));
                 double best = 1e9;
+                if (checks[i].words && !kernels->gemm_quant) {
+                    printf(" %12s", "-");
+                    continue;
+                }
                 for (int round = 0; round < 5; round++) {
                     const double start = l2c_seconds();
                     for (int n = 0; n < 50; n++) {
