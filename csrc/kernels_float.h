@@ -100,7 +100,7 @@ static void dot_f32(float *y, size_t ldy, const float *x, size_t ldx, const l2c_
 
 /* ---- Products of prompt rows: lanes run along the columns of a packed panel ---- */
 
-enum { PANEL_N = GEMM_V * L2C_LANES };
+enum { PANEL_N = GEMM_V * L2C_LANES, LINES_AHEAD = 4 }; /* cache lines that a row is fetched ahead */
 
 /* panel[p][j] = w[j][p]; columns past n are zero. */
 static void pack_panel(float *panel, const float *w, size_t n, size_t k, size_t depth) {
@@ -108,7 +108,9 @@ static void pack_panel(float *panel, const float *w, size_t n, size_t k, size_t 
         size_t p = 0;
         if (j + L2C_LANES <= n) {
             for (; p + L2C_LANES <= depth; p += L2C_LANES) {
-                /* the next panel's rows lie PANEL_N strides away, too far for the hardware to foresee */
+                for (size_t i = j; i < j + L2C_LANES; i++) {
+                    PREFETCH((const char *)(w + i * k + p + L2C_LANES * LINES_AHEAD));
+                }
                 pack_block(panel + p * PANEL_N + j, PANEL_N, w + j * k + p, k);
             }
         }
@@ -157,31 +159,38 @@ static void gemm_panel(float *y, size_t ldy, const float *x, size_t ldx, const f
     }
 }
 
-/* out [n] as f32 from a row of halves: sixteen at a time, as the table's dequantize() takes a nanosecond for each */
-static void widen_row(float *out, const l2c_type_info *type, const uint8_t *row, size_t n) {
-    size_t i = 0;
-    for (; i + L2C_LANES <= n; i += L2C_LANES) {
-        const uint8_t *at = row + 2 * i;
-        vec_store(out + i, type->type == L2C_TYPE_F16 ? vec_load_f16(at) : vec_load_bf16(at));
+enum { HALVES = 32 }; /* in a cache line */
+
+/* pack_block of sixteen columns whose halves lie in whole cache lines: rows a power of two apart share the cache's sets. */
+TILE void pack_lines(const l2c_type type, float *panel, const uint8_t *data, size_t row_bytes) {
+    for (size_t i = 0; i < L2C_LANES; i++) {
+        PREFETCH((const char *)data + i * row_bytes + 2 * HALVES * LINES_AHEAD);
     }
-    type->dequantize(out + i, row + 2 * i, n - i);
+    UNROLL for (size_t p = 0; p < HALVES; p += L2C_LANES) {
+        float plain[L2C_LANES * L2C_LANES];
+        UNROLL for (size_t i = 0; i < L2C_LANES; i++) {
+            const uint8_t *at = data + i * row_bytes + 2 * p;
+            vec_store(plain + i * L2C_LANES, type == L2C_TYPE_F16 ? vec_load_f16(at) : vec_load_bf16(at));
+        }
+        pack_block(panel + p * PANEL_N, PANEL_N, plain, L2C_LANES);
+    }
 }
 
-/* pack_panel from rows of halves: by cache lines, since rows a power of two apart share the sets of the cache. */
-static void pack_halves(float *panel, const l2c_matrix *w, const uint8_t *data, size_t n, size_t depth) {
-    enum { LINE = 32, LINES_AHEAD = 4 }; /* values of a cache line */
+/* pack_panel from rows of halves. */
+TILE void pack_halves(const l2c_type type, float *panel, const l2c_matrix *w, const uint8_t *data, size_t n,
+                      size_t depth) {
     for (size_t j = 0; j < PANEL_N; j += L2C_LANES) {
-        const size_t there = smaller(L2C_LANES, n - smaller(n, j));
-        float plain[L2C_LANES * LINE] = {0};
-        for (size_t p = 0; p < depth; p += LINE) {
-            for (size_t i = 0; i < there; i++) {
-                const uint8_t *at = data + (j + i) * w->row_bytes + 2 * p;
-                PREFETCH((const char *)at + 2 * LINE * LINES_AHEAD);
-                widen_row(plain + i * LINE, w->type, at, smaller(LINE, depth - p));
+        size_t p = 0;
+        for (; j + L2C_LANES <= n && p + HALVES <= depth; p += HALVES) {
+            pack_lines(type, panel + p * PANEL_N + j, data + j * w->row_bytes + 2 * p, w->row_bytes);
+        }
+        for (size_t i = j; i < j + L2C_LANES && p < depth; i++) {
+            float plain[L2C_PANEL_K] = {0};
+            if (i < n) {
+                w->type->dequantize(plain, data + i * w->row_bytes + 2 * p, depth - p);
             }
-            pack_block(panel + p * PANEL_N + j, PANEL_N, plain, LINE);
-            if (depth - p > L2C_LANES) {
-                pack_block(panel + (p + L2C_LANES) * PANEL_N + j, PANEL_N, plain + L2C_LANES, LINE);
+            for (size_t at = p; at < depth; at++) {
+                panel[at * PANEL_N + i] = plain[at - p];
             }
         }
     }
@@ -214,8 +223,10 @@ static void gemm_f32(float *y, size_t ldy, const float *x, size_t ldx, const l2c
             const size_t depth = smaller(L2C_PANEL_K, k - p);
             for (size_t j = group; j < end; j += PANEL_N) {
                 const size_t width = smaller(PANEL_N, end - j);
-                if (w->type->type == L2C_TYPE_F16 || w->type->type == L2C_TYPE_BF16) {
-                    pack_halves(panel, w, w->data + j * w->row_bytes + 2 * p, width, depth);
+                if (w->type->type == L2C_TYPE_F16) {
+                    pack_halves(L2C_TYPE_F16, panel, w, w->data + j * w->row_bytes + 2 * p, width, depth);
+                } else if (w->type->type == L2C_TYPE_BF16) {
+                    pack_halves(L2C_TYPE_BF16, panel, w, w->data + j * w->row_bytes + 2 * p, width, depth);
                 } else {
                     size_t stride;
                     const float *weights = weights_f32(plain, &stride, w, j, width, p, depth);
