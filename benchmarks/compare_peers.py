@@ -223,7 +223,8 @@ def compare(path: Path, columns: list[Column], tests: list[Test], options: argpa
         try:
             for column in columns:  # one after the other: converting takes memory
                 tell(f"{path.name}: {column.name} opens it")
-                workers.append(Worker(column, job, timeout=options.timeout, folder=Path(folder)))
+                own = {"throughput": options.throughput} if column.engine == OURS else {}
+                workers.append(Worker(column, {**job, **own}, timeout=options.timeout, folder=Path(folder)))
             for test in tests:
                 tell(f"{path.name}: {test.label}")
                 measured = measure(workers, test, rounds=options.rounds, pause=options.pause)
@@ -319,6 +320,9 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="ENGINE=TYPE",
         help="what an engine that does not take the file's weights computes with: transformers float32 or bfloat16 "
         "(its default), ctranslate2 int8 (its default) or float32; given twice, it runs with both",
+    )
+    parser.add_argument(
+        "--throughput", action="store_true", help="our side takes the fastest products, as Engine(throughput=True) does"
     )
     parser.add_argument("-p", dest="prompts", type=counts(0), default=[512], help="prompt tokens; 0: none (512)")
     parser.add_argument("-n", dest="tokens", type=count(0), default=32, help="tokens to decode; 0: none (32)")

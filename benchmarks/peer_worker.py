@@ -47,14 +47,19 @@ class Engine(ABC):
 class Llama2c(Engine):
     """Our side."""
 
-    def __init__(self, model: str, shape: dict[str, Any], threads: int, type: str | None) -> None:
+    def __init__(
+        self, model: str, shape: dict[str, Any], threads: int, type: str | None, throughput: bool = False
+    ) -> None:
         import llama2c
 
-        self.core, self.shape, self.threads = llama2c, shape, threads
+        self.core, self.shape, self.threads, self.throughput = llama2c, shape, threads, throughput
         self.transformer = llama2c.Transformer(model)
         self.weights = f"{self.transformer.config['weight_type']}, {self.transformer.isa}"
+        if throughput:
+            self.weights += ", throughput"
         self.at: tuple[int, int, int] = (0, 0, 0)  # depth, batch and room of the sessions
         self.sessions: list[Any] = []
+        self.space: Any = None
         self.prompted: Any = None  # the session of prompts, with memory that was touched, as llama.cpp's context has
 
     def prefill(self, tokens: int) -> float:
@@ -62,9 +67,19 @@ class Llama2c(Engine):
         if self.prompted is None or self.prompted.context != tokens:
             self.prompted = self.core.Session(self.transformer, context=tokens, threads=self.threads)
         self.prompted.rewind(0)
+        work = self.work(tokens) if self.throughput else None
         start = time.perf_counter()
-        self.prompted.prefill(prompt)
+        if work is None:
+            self.prompted.prefill(prompt)
+        else:
+            work.step([(self.prompted, prompt, self.core.ROLE_PROMPT, False)])
         return time.perf_counter() - start
+
+    def work(self, rows: int) -> Any:
+        """Work space for steps of so many rows, kept for the next time."""
+        if self.space is None or self.space.rows != rows:
+            self.space = self.core.Batch(self.transformer, rows=rows, threads=self.threads, throughput=self.throughput)
+        return self.space
 
     def decode(self, tokens: int, depth: int, batch: int) -> float:
         if self.at != (depth, batch, tokens):
@@ -76,7 +91,7 @@ class Llama2c(Engine):
                 self.sessions.append(session)
             self.at = (depth, batch, tokens)
         row, sequence = self.core.ROLE_GENERATED, ids(tokens, self.shape, 2)
-        work = self.core.Batch(self.transformer, rows=batch, threads=self.threads) if batch > 1 else None
+        work = self.work(batch) if batch > 1 else None
         start = time.perf_counter()
         for token in sequence:
             if work is None:
