@@ -1,5 +1,6 @@
 """The packaged model: small, the default everywhere, the same text by seed, and as good as its card says."""
 
+import json
 import re
 import subprocess
 import sys
@@ -50,6 +51,15 @@ def test_it_is_the_default_of_the_commands(capfd):
     assert one.stdout == two.stdout and len(one.stdout) > 60 and b"tok/s" in one.stderr
     assert main(["bench", "-p", "16", "-n", "4", "-r", "1"]) == 0
     assert Path(packaged_model()).name in capfd.readouterr().out
+
+
+def test_bench_with_throughput_takes_other_products(capfd):
+    hashes = []
+    for more in ([], ["--throughput"]):
+        assert main(["bench", "-p", "16", "-n", "2", "-r", "1", "-b", "1,2", "--json", *more]) == 0
+        hashes.append([(row["test"], row["logits_hash"]) for row in json.loads(capfd.readouterr().out)])
+    for one, other in zip(*hashes, strict=True):
+        assert (one == other) == (one[0] == "decode" or llama2c.load().isa not in WORDS)
 
 
 def test_its_loss_is_what_the_card_says(data_file, tmp_path, capfd):
