@@ -122,16 +122,18 @@ class Options:
     strict: bool = False
     msvc: bool = False
     emulate: str | None = None  # a level of EMULATED: it runs where its flags there do
+    levels: tuple[str, ...] | None = None  # those above scalar to build; None: all
 
     @classmethod
     def from_environment(cls, *, msvc: bool) -> "Options":
-        """LLAMA2C_NO_OPENMP, _SANITIZE, _STRICT and _EMULATE, as setup.py has no command line of its own."""
+        """LLAMA2C_NO_OPENMP, _SANITIZE, _STRICT, _EMULATE and _LEVELS, as setup.py has no command line of its own."""
 
         def is_set(name: str) -> bool:
             return os.environ.get(f"LLAMA2C_{name}", "") not in ("", "0")
 
         emulate = os.environ.get("LLAMA2C_EMULATE") or None
-        return cls(not is_set("NO_OPENMP"), is_set("SANITIZE"), is_set("STRICT"), msvc, emulate)
+        levels = tuple(os.environ["LLAMA2C_LEVELS"].split(",")) if is_set("LEVELS") else None
+        return cls(not is_set("NO_OPENMP"), is_set("SANITIZE"), is_set("STRICT"), msvc, emulate, levels)
 
     def compile_flags(self) -> list[str]:
         """For every C file, the generated one included."""
@@ -165,7 +167,13 @@ def target_machine() -> str:
 def usable_levels(machine: str, options: Options, links: Links) -> list[Level]:
     """The levels above scalar that this system has and this compiler knows."""
     levels = []
+    names = ["scalar", *(level.name for level in LEVELS.get(machine, ()))]
+    unknown = [name for name in options.levels or () if name not in names]
+    if unknown:
+        sys.exit(f"llama2c: no level {unknown[0]!r} to build for {machine}: there are {', '.join(names)}")
     for level in LEVELS.get(machine, ()):
+        if options.levels is not None and level.name not in options.levels:
+            continue
         if level.name == options.emulate:
             header = CSRC.parent / "tests" / "c" / f"emulate_{level.name}.h"
             levels.append(level._replace(gnu=(*EMULATED[level.name], "-include", str(header))))
@@ -270,6 +278,7 @@ def main() -> int:
     parser.add_argument("--strict", action="store_true", help="all warnings, as errors")
     parser.add_argument("--no-openmp", action="store_true")
     parser.add_argument("--emulate", choices=EMULATED, metavar="LEVEL", help="its instructions as C functions: amx")
+    parser.add_argument("--levels", metavar="NAME,...", help="instruction-set levels above scalar (default: all)")
     parser.add_argument("flags", nargs="*", help="more compiler and linker flags, after --")
     given = parser.parse_args()
     if len(given.main) != len(given.out):
@@ -278,7 +287,8 @@ def main() -> int:
     if machine is None:
         triplet = subprocess.check_output([given.cc, "-dumpmachine"], text=True)
         machine = triplet.partition("-")[0]
-    options = Options(not given.no_openmp, given.sanitize, given.strict, emulate=given.emulate)
+    levels = tuple(given.levels.split(",")) if given.levels else None
+    options = Options(not given.no_openmp, given.sanitize, given.strict, emulate=given.emulate, levels=levels)
     programs = dict(zip(given.main, given.out, strict=True))
     done = build(options, given.cc, canonical(machine), given.flags, programs)
     return 0 if done else 1

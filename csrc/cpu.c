@@ -72,14 +72,18 @@ static bool has_avxvnni(void) {
 }
 #endif
 
+#if defined(L2C_HAVE_AVX512) || defined(L2C_HAVE_AVX512VNNI) || defined(L2C_HAVE_AMX)
 static bool has_avx512(void) {
     return has_avx2() && all(saved_by_system(), BIT(5) | BIT(6) | BIT(7))  /* opmask, ZMM low and high */
            && all(cpuid(7, 0).ebx, BIT(16) | BIT(17) | BIT(30) | BIT(31)); /* F, DQ, BW, VL */
 }
 
+#if defined(L2C_HAVE_AVX512VNNI) || defined(L2C_HAVE_AMX)
 static bool has_avx512vnni(void) {
     return has_avx512() && all(cpuid(7, 0).ecx, BIT(11));
 }
+#endif
+#endif
 
 #ifdef L2C_HAVE_AMX
 #if defined(L2C_EMULATE_AMX)

@@ -87,10 +87,20 @@ TILE vec vec_f16_of_blocks(const uint8_t *a, const uint8_t *b, size_t stride) {
 }
 #endif
 
+#ifndef LEVEL_HAS_K4_SCALES
+TILE vec vec_k4_scales(const uint8_t *a, const uint8_t *b, vec *mins) {
+    uint64_t of_a, of_b, mins_of_a, mins_of_b;
+    l2c_k4_scales(a + 4, &of_a, &mins_of_a);
+    l2c_k4_scales(b + 4, &of_b, &mins_of_b);
+    *mins = vec_lanes_of_blocks(vec_mul(vec_u8(mins_of_a, mins_of_b), vec_halves(-f16_at(a + 2), -f16_at(b + 2))));
+    return vec_lanes_of_blocks(vec_mul(vec_u8(of_a, of_b), vec_halves(f16_at(a), f16_at(b))));
+}
+#endif
+
 /* The scales of a step in lane order, and its mins where it has_mins. p: its superblocks. */
 TILE vec step_scales(const l2c_type type, const uint8_t *const p[2], vec *mins) {
     const size_t stride = super_bytes(type) / 8;
-    uint64_t a, b, c, d;
+    uint64_t a, b;
     switch (type) {
     case L2C_TYPE_Q4_1:
     case L2C_TYPE_Q5_1: *mins = vec_f16_of_blocks(p[0] + 2, p[1] + 2, stride); /* fall through */
@@ -99,11 +109,7 @@ TILE vec step_scales(const l2c_type type, const uint8_t *const p[2], vec *mins) 
     case L2C_TYPE_Q5_0:
     case L2C_TYPE_Q8_0: return vec_f16_of_blocks(p[0], p[1], stride);
     case L2C_TYPE_Q4_K:
-    case L2C_TYPE_Q5_K:
-        l2c_k4_scales(p[0] + 4, &a, &c);
-        l2c_k4_scales(p[1] + 4, &b, &d);
-        *mins = vec_lanes_of_blocks(vec_mul(vec_u8(c, d), vec_halves(-f16_at(p[0] + 2), -f16_at(p[1] + 2))));
-        return vec_lanes_of_blocks(vec_mul(vec_u8(a, b), vec_halves(f16_at(p[0]), f16_at(p[1]))));
+    case L2C_TYPE_Q5_K: return vec_k4_scales(p[0], p[1], mins);
     case L2C_TYPE_IQ4_XS: {
         a = l2c_iq4_scales(p[0] + 4, l2c_u16(p[0] + 2));
         b = l2c_iq4_scales(p[1] + 4, l2c_u16(p[1] + 2));

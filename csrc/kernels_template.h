@@ -35,7 +35,8 @@
  * prompt rows by it.
  * LEVEL_HAS_SHORT_DOTS: products with a panel are summed in 16 bits first: dots; dots_begin(sum), dots_add(d, w, four) for
  * unsigned w, dots_end(d, sum) = sum + d.
- * LEVEL_HAS_F16_OF_BLOCKS: it has a vec_f16_of_blocks of its own. */
+ * LEVEL_HAS_F16_OF_BLOCKS: it has a vec_f16_of_blocks of its own. LEVEL_HAS_K4_SCALES: a vec_k4_scales(a, b, mins), the
+ * step_scales of Q4_K and Q5_K. */
 #include "kernels.h"
 
 #include <math.h>
