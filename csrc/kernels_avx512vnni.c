@@ -31,9 +31,7 @@ static inline pvec pvec_load(const float *p) {
     return _mm512_loadu_si512(p);
 }
 static inline two_s16 two_s16_load(const int16_t *p) {
-    int32_t two;
-    memcpy(&two, p, sizeof two);
-    return _mm512_set1_epi32(two);
+    return broadcast_four((const int8_t *)p);
 }
 /* Written out for the reason told in vec_avx512vnni.h. */
 static inline ivec ivec_add_dot2(ivec sum, pvec w, two_s16 x) {

@@ -3,7 +3,6 @@
 The same emulator runs a whole story: greedy.c, against llama2.c's own text.
 """
 
-import platform
 import shutil
 import subprocess
 import sys
@@ -55,11 +54,8 @@ def test_kernels_under_sanitizers(tmp_path, rng):
     need("cc")
     if sys.platform != "linux":
         pytest.skip("the sanitizers' flags are those of Linux")
-    # the other levels reach memory by the same text as these
-    machine = platform.machine().lower()
-    levels = "avx2,avx512vnni" if machine in ("x86_64", "amd64") else "neon,dotprod"
-    (checker,) = build(tmp_path, "--sanitize", "--levels", levels)
-    assert output(checker, str(rng.seed + 1)).count("same bits") >= 2
+    (checker,) = build(tmp_path, "--sanitize")
+    assert output(checker, str(rng.seed + 1)).count("same bits") >= 1
 
 
 @pytest.mark.slow
