@@ -48,10 +48,17 @@ cdef object numpy_module = None
 cdef object numpy():
     # Imported when first needed: NumPy takes longer to import than all of llama2c, and its linear algebra starts threads
     # that spin beside ours at first; the command line can keep it from that (OPENBLAS_NUM_THREADS).
+    # An interrupt waits for the import's end: NumPy cannot be imported again where it broke off.
     global numpy_module
     if numpy_module is None:
-        import numpy as module
-        numpy_module = module
+        from llama2c.interrupts import Interrupts
+        interrupts = Interrupts()
+        interrupts.hold()
+        try:
+            import numpy as module
+            numpy_module = module
+        finally:
+            interrupts.release()
     return numpy_module
 
 

@@ -9,6 +9,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from pathlib import Path
 from typing import Any, TypeVar
 
+from llama2c.interrupts import Interrupts
 from llama2c.training.jobs import Converter, Job, Settings
 from llama2c.training.shards import Part
 
@@ -120,39 +121,6 @@ class Workers:
                 yield future, waiting.pop(future)
             self._interrupts.let_through()
             tick()
-
-
-class Interrupts:
-    """Keeps Ctrl-C for a moment that suits.
-
-    KeyboardInterrupt may strike while the main thread holds the lock of a future, which nobody opens then: the pool's
-    own thread would wait for it for ever, and the process with it.
-    """
-
-    def __init__(self) -> None:
-        self._old: Any = None
-        self._seen = False
-
-    def hold(self) -> None:
-        """From now on keep them; in other threads than the main one there are none."""
-        if threading.current_thread() is threading.main_thread():
-            self._old = signal.signal(signal.SIGINT, self._note)
-
-    def _note(self, *_: object) -> None:
-        self._seen = True
-
-    def let_through(self) -> None:
-        """Do what would have been done when one came."""
-        if self._seen:
-            self._seen = False
-            if callable(self._old):
-                self._old(signal.SIGINT, None)
-
-    def release(self) -> None:
-        """Keep them no more."""
-        if self._old is not None:
-            signal.signal(signal.SIGINT, self._old)
-            self._old = None
 
 
 class _Estimate:
