@@ -72,8 +72,8 @@ static void embed(const l2c_team *team, l2c_batch *b) {
     l2c_team_wait(team);
 }
 
-/* normed = rmsnorm(x), and its integer form */
-static void normalize(const l2c_team *team, l2c_batch *b, const float *weight) {
+/* normed = rmsnorm(x), and its integer form, for a product with `next` */
+static void normalize(const l2c_team *team, l2c_batch *b, const float *weight, const l2c_tensor *next) {
     const l2c_config *c = &b->transformer->model.config;
     const size_t dim = (size_t)c->dim;
     const l2c_range rows = l2c_team_share(team, row_count(b), 1);
@@ -81,11 +81,11 @@ static void normalize(const l2c_team *team, l2c_batch *b, const float *weight) {
         b->transformer->kernels->rmsnorm(b->normed + r * dim, b->x + r * dim, weight, dim, c->norm_eps);
         quantize_row(b, r, b->normed, dim);
     }
-    l2c_team_wait(team);
+    l2c_team_wait_for(team, next);
 }
 
-/* The integer form of x [R][k]. */
-static void quantize(const l2c_team *team, l2c_batch *b, const float *x, size_t k) {
+/* The integer form of x [R][k], for a product with `next`. */
+static void quantize(const l2c_team *team, l2c_batch *b, const float *x, size_t k, const l2c_tensor *next) {
     const l2c_config *c = &b->transformer->model.config;
     if (!c->blocks && !c->group_size) {
         return;
@@ -94,7 +94,7 @@ static void quantize(const l2c_team *team, l2c_batch *b, const float *x, size_t 
     for (size_t r = rows.from; r < rows.to; r++) {
         quantize_row(b, r, x, k);
     }
-    l2c_team_wait(team);
+    l2c_team_wait_for(team, next);
 }
 
 /* y (+)= x @ w^T; does not wait */
@@ -162,7 +162,7 @@ static void rotate_and_store(const l2c_team *team, l2c_batch *b, size_t layer) {
                               v + h * head_dim);
         }
     }
-    l2c_team_wait(team);
+    l2c_team_wait_for(team, tensor(b, L2C_TENSOR_ATTN_OUTPUT, layer));
 }
 
 static l2c_attention attention_of(const l2c_team *team, const l2c_batch *b, const l2c_run *run, size_t layer,
@@ -312,7 +312,7 @@ void l2c_forward(const l2c_team *team, void *batch) {
         if (interrupted(team, b, layer, first)) {
             return;
         }
-        normalize(team, b, vector(b, L2C_TENSOR_ATTN_NORM, layer));
+        normalize(team, b, vector(b, L2C_TENSOR_ATTN_NORM, layer), tensor(b, L2C_TENSOR_ATTN_Q, layer));
         product(team, b, b->q, b->normed, tensor(b, L2C_TENSOR_ATTN_Q, layer), false);
         product(team, b, b->k, b->normed, tensor(b, L2C_TENSOR_ATTN_K, layer), false);
         product(team, b, b->v, b->normed, tensor(b, L2C_TENSOR_ATTN_V, layer), false);
@@ -324,16 +324,16 @@ void l2c_forward(const l2c_team *team, void *batch) {
         l2c_team_wait(team);
         rotate_and_store(team, b, layer);
         attend(team, b, layer);
-        quantize(team, b, b->attended, q_dim);
+        quantize(team, b, b->attended, q_dim, tensor(b, L2C_TENSOR_ATTN_OUTPUT, layer));
         product(team, b, b->x, b->attended, tensor(b, L2C_TENSOR_ATTN_OUTPUT, layer), true);
         if (reduce(team, b, b->attended, L2C_TENSOR_ATTN_OUTPUT, layer)) {
             adapt(team, b, b->x, L2C_TENSOR_ATTN_OUTPUT, layer);
         }
         l2c_team_wait(team);
 
-        normalize(team, b, vector(b, L2C_TENSOR_FFN_NORM, layer));
+        normalize(team, b, vector(b, L2C_TENSOR_FFN_NORM, layer), tensor(b, L2C_TENSOR_FFN_GATE, layer));
         feed_forward(team, b, layer);
-        quantize(team, b, b->gate, (size_t)c->hidden_dim);
+        quantize(team, b, b->gate, (size_t)c->hidden_dim, tensor(b, L2C_TENSOR_FFN_DOWN, layer));
         product(team, b, b->x, b->gate, tensor(b, L2C_TENSOR_FFN_DOWN, layer), true);
         if (reduce(team, b, b->gate, L2C_TENSOR_FFN_DOWN, layer)) {
             adapt(team, b, b->x, L2C_TENSOR_FFN_DOWN, layer);
@@ -341,6 +341,6 @@ void l2c_forward(const l2c_team *team, void *batch) {
         l2c_team_wait(team);
     }
     keep_wanted(team, b);
-    normalize(team, b, vector(b, L2C_TENSOR_OUTPUT_NORM, 0));
+    normalize(team, b, vector(b, L2C_TENSOR_OUTPUT_NORM, 0), tensor(b, L2C_TENSOR_OUTPUT, 0));
     product(team, b, b->logits, b->normed, tensor(b, L2C_TENSOR_OUTPUT, 0), false);
 }

@@ -20,6 +20,22 @@ static inline vec vec_dot4(bvec w, bvec x, const int32_t *bias) {
     (void)bias;
     return vec_of_ints(ivec_dot4(w, x));
 }
+/* Of unsigned values sums of 16 bits, which eight products of 31 by 127 fit. */
+typedef ivec chain;
+static inline chain chain_zero(void) {
+    return (chain){_mm256_setzero_si256(), _mm256_setzero_si256()};
+}
+static inline chain chain_add(bool is_signed, chain sum, bvec w, bvec x) {
+    if (is_signed) {
+        return ivec_add(sum, ivec_dot4(w, x));
+    }
+    return (chain){_mm256_add_epi16(sum.low, _mm256_maddubs_epi16(w.low, x.low)),
+                   _mm256_add_epi16(sum.high, _mm256_maddubs_epi16(w.high, x.high))};
+}
+static inline ivec chain_end(bool is_signed, chain sum) {
+    const __m256i one = _mm256_set1_epi16(1);
+    return is_signed ? sum : (ivec){_mm256_madd_epi16(sum.low, one), _mm256_madd_epi16(sum.high, one)};
+}
 enum { SIGNED_EXCESS = 0 };
 static inline bvec bvec_of_panel(bvec w) {
     return w;

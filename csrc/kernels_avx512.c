@@ -15,6 +15,17 @@ static inline vec vec_dot4(bvec w, bvec x, const int32_t *bias) {
     (void)bias;
     return vec_of_ints(ivec_dot4(w, x));
 }
+/* Of unsigned values sums of 16 bits, which eight products of 31 by 127 fit. */
+typedef ivec chain;
+static inline chain chain_zero(void) {
+    return _mm512_setzero_si512();
+}
+static inline chain chain_add(bool is_signed, chain sum, bvec w, bvec x) {
+    return is_signed ? _mm512_add_epi32(sum, ivec_dot4(w, x)) : _mm512_add_epi16(sum, _mm512_maddubs_epi16(w, x));
+}
+static inline ivec chain_end(bool is_signed, chain sum) {
+    return is_signed ? sum : _mm512_madd_epi16(sum, _mm512_set1_epi16(1));
+}
 enum { SIGNED_EXCESS = 0 };
 static inline bvec bvec_of_panel(bvec w) {
     return w;

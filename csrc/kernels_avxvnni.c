@@ -29,6 +29,18 @@ static inline vec vec_dot4(bvec w, bvec x, const int32_t *bias) {
     const bvec from = bvec_load((const int8_t *)bias), u = unsigned_of(w);
     return vec_of_ints((ivec){add_dot4(from.low, u.low, x.low), add_dot4(from.high, u.high, x.high)});
 }
+typedef ivec chain;
+static inline chain chain_zero(void) {
+    return (chain){_mm256_setzero_si256(), _mm256_setzero_si256()};
+}
+static inline chain chain_add(bool is_signed, chain sum, bvec w, bvec x) {
+    const bvec u = is_signed ? unsigned_of(w) : w;
+    return (chain){add_dot4(sum.low, u.low, x.low), add_dot4(sum.high, u.high, x.high)};
+}
+static inline ivec chain_end(bool is_signed, chain sum) {
+    (void)is_signed;
+    return sum;
+}
 enum { SIGNED_EXCESS = 1 };
 static inline bvec bvec_of_panel(bvec w) {
     return unsigned_of(w);

@@ -186,17 +186,19 @@ TILE const float *lanes_of(const l2c_type type, const l2c_s8_rows *x, size_t ste
 
 /* ---- Few rows ---- */
 
-/* The step that begins with superblock s, for M rows of x. */
-TILE void quant_step(const l2c_type type, const size_t M, vec *sum, const l2c_s8_rows *x, size_t row, size_t s,
-                     const uint8_t *const p[2]) {
-    vec mins = vec_zero();
-    const vec scales = step_scales(type, p, &mins);
+#ifdef LEVEL_HAS_TURNS
+#include "kernels_turned.h"
+#endif
+
+/* Sums of the groups of a step for M rows of x: products with the values as they lie, then sums of lanes. */
+TILE void straight_products(const l2c_type type, const size_t M, ivec *of_group, const l2c_s8_rows *x, size_t row,
+                            size_t step, const uint8_t *const p[2]) {
     ivec products[2][QUANT_M];
     UNROLL for (size_t half = 0; half < step_supers(type); half++) {
         bvec w[CHUNKS];
         UNROLL for (int c = 0; c < CHUNKS; c++) w[c] = super_values(type, p[half], c);
         UNROLL for (size_t i = 0; i < M; i++) {
-            const int8_t *values = x->values + ((s + half) * x->rows + row + i) * SUPER;
+            const int8_t *values = x->values + ((step * step_supers(type) + half) * x->rows + row + i) * SUPER;
             ivec of_chunk[CHUNKS];
             UNROLL for (int c = 0; c < CHUNKS; c++) {
                 const bvec xp = bvec_load(values + c * L2C_Q8_CHUNK);
@@ -206,12 +208,30 @@ TILE void quant_step(const l2c_type type, const size_t M, vec *sum, const l2c_s8
         }
     }
     UNROLL for (size_t i = 0; i < M; i++) {
-        const float *lanes = lanes_of(type, x, s / step_supers(type), row + i);
-        ivec of_group = is_narrow(type) ? products[0][i] : ivec_sums_of_2(products[0][i], products[1][i]);
+        of_group[i] = is_narrow(type) ? products[0][i] : ivec_sums_of_2(products[0][i], products[1][i]);
+    }
+}
+
+/* A step for M rows of x; p: its superblocks. */
+TILE void quant_step(const l2c_type type, const size_t M, vec *sum, const l2c_s8_rows *x, size_t row, size_t step,
+                     const uint8_t *const p[2]) {
+    vec mins = vec_zero();
+    const vec scales = step_scales(type, p, &mins);
+    ivec of_group[QUANT_M];
+#ifdef LEVEL_HAS_TURNS
+    if (is_turned(type)) {
+        turned_products(type, M, of_group, x, row, step, p);
+    } else
+#endif
+    {
+        straight_products(type, M, of_group, x, row, step, p);
+    }
+    UNROLL for (size_t i = 0; i < M; i++) {
+        const float *lanes = lanes_of(type, x, step, row + i);
         if (excess_shift(type) >= 0) {
-            of_group = ivec_add(of_group, ivec_shr(ivec_load(lanes + 2 * L2C_LANES), excess_shift(type)));
+            of_group[i] = ivec_add(of_group[i], ivec_shr(ivec_load(lanes + 2 * L2C_LANES), excess_shift(type)));
         }
-        sum[i] = vec_fma(vec_of_ints(of_group), vec_mul(scales, vec_load(lanes)), sum[i]);
+        sum[i] = vec_fma(vec_of_ints(of_group[i]), vec_mul(scales, vec_load(lanes)), sum[i]);
         if (has_mins(type)) {
             sum[i] = vec_fma(mins, vec_load(lanes + L2C_LANES), sum[i]);
         }
@@ -220,21 +240,21 @@ TILE void quant_step(const l2c_type type, const size_t M, vec *sum, const l2c_s8
 
 TILE void quant_tile(const l2c_type type, const size_t M, float *y, size_t ldy, const l2c_s8_rows *x, size_t row,
                      const uint8_t *w, size_t k, bool add) {
-    const size_t bytes = super_bytes(type), step = step_supers(type);
+    const size_t supers = step_supers(type), bytes = supers * super_bytes(type), steps = k / (supers * SUPER);
     vec sum[QUANT_M];
     UNROLL for (size_t i = 0; i < M; i++) sum[i] = vec_zero();
-    size_t s = 0;
-    for (; (s + step) * SUPER <= k; s += step) {
-        const uint8_t *const p[2] = {w + s * bytes, w + (s + 1) * bytes};
-        UNROLL for (size_t ahead = 0; ahead < step * bytes; ahead += 64) {
+    for (size_t step = 0; step < steps; step++) {
+        const uint8_t *const p[2] = {w + step * bytes, w + step * bytes + super_bytes(type)};
+        UNROLL for (size_t ahead = 0; ahead < bytes; ahead += 64) {
             PREFETCH((const char *)p[0] + ahead + PREFETCH_BYTES);
         }
-        quant_step(type, M, sum, x, row, s, p);
+        quant_step(type, M, sum, x, row, step, p);
     }
-    if (s * SUPER < k) {
+    if (steps * supers * SUPER < k) {
         uint8_t last[MOST_SUPER_BYTES];
+        const size_t s = steps * supers;
         const uint8_t *const p[2] = {super_at(type, last, w, s, k), super_at(type, last, w, s + 1, k)};
-        quant_step(type, M, sum, x, row, s, p);
+        quant_step(type, M, sum, x, row, steps, p);
     }
     UNROLL for (size_t i = 0; i < M; i++) {
         const float total = vec_sum(sum[i]);
@@ -312,17 +332,25 @@ static void dot_quant(float *y, size_t ldy, const l2c_s8_rows *x, const l2c_matr
 #undef CASE
 }
 
-/* What lanes_of tells of a group. */
-static void store_lane(float *lane, float scale, int32_t sum) {
-    const int32_t excess = -128 * sum;
-    lane[0] = scale;
-    lane[L2C_LANES] = scale * (float)sum;
-    memcpy(lane + 2 * L2C_LANES, &excess, sizeof excess);
+/* What lanes_of tells of sixteen groups, their scales being there. */
+static void complete_lanes(float *lanes, ivec of_group) {
+    int32_t sums[L2C_LANES], excess[L2C_LANES];
+    ivec_store(sums, of_group);
+    for (size_t i = 0; i < L2C_LANES; i++) {
+        lanes[L2C_LANES + i] = lanes[i] * (float)sums[i];
+        excess[i] = -128 * sums[i];
+    }
+    memcpy(lanes + 2 * L2C_LANES, excess, sizeof excess);
 }
 
 /* A group so small that its scale may be subnormal is zero. The last step is filled up with zeros. */
 static void quantize_s8(const l2c_s8_rows *q, size_t row, const float *x, size_t k) {
-    for (size_t s = 0; s * SUPER < k || s % 2; s++) {
+    int8_t ones[L2C_Q8_CHUNK];
+    memset(ones, 1, sizeof ones);
+    const bvec one = bvec_load(ones);
+    ivec sums[2]; /* of groups of 16 */
+    size_t s = 0;
+    for (; s * SUPER < k || s % 2; s++) {
         const size_t length = smaller(SUPER, k - smaller(k, s * SUPER));
         int8_t *values = q->values + (s * q->rows + row) * SUPER;
         float *of_16 = q->of_16 + (s * q->rows + row) * L2C_STEP_LANES, padded[SUPER];
@@ -339,16 +367,22 @@ static void quantize_s8(const l2c_s8_rows *q, size_t row, const float *x, size_t
             const vec divisor = vec_set1(scale > 0.0f ? scale : INFINITY);
             vec_store_s8(values + 2 * g * L2C_LANES, vec_div(low, divisor));
             vec_store_s8(values + (2 * g + 1) * L2C_LANES, vec_div(high, divisor));
-            int32_t sum = 0;
-            for (size_t half = 2 * g; half < 2 * g + 2; half++) {
-                int32_t of_half = 0;
-                for (size_t i = 0; i < L2C_LANES; i++) {
-                    of_half += values[half * L2C_LANES + i];
-                }
-                store_lane(of_16 + half % 4 * 4 + half / 4, scale, of_half);
-                sum += of_half;
-            }
-            store_lane(of_32 + s % 2 * 8 + g % 2 * 4 + g / 2, scale, sum);
+            of_16[g % 2 * 8 + g / 2] = of_16[g % 2 * 8 + 4 + g / 2] = scale;
+            of_32[s % 2 * 8 + g % 2 * 4 + g / 2] = scale;
+        }
+        ivec of_chunk[CHUNKS];
+        for (int c = 0; c < CHUNKS; c++) {
+            of_chunk[c] = ivec_dot4u(one, bvec_load(values + c * L2C_Q8_CHUNK));
+        }
+        sums[s % 2] = ivec_sums_of_4(of_chunk[0], of_chunk[1], of_chunk[2], of_chunk[3]);
+        complete_lanes(of_16, sums[s % 2]);
+        if (s % 2) {
+            complete_lanes(of_32, ivec_sums_of_2(sums[0], sums[1]));
         }
     }
+#ifdef LEVEL_HAS_TURNS
+    if (q->rows < PANEL_ROWS) {
+        turn_row(q, row, s);
+    }
+#endif
 }

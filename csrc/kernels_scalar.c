@@ -220,6 +220,9 @@ static inline ivec ivec_load(const float *p) {
     memcpy(&r, p, sizeof r);
     return r;
 }
+static inline void ivec_store(int32_t *p, ivec a) {
+    memcpy(p, &a, sizeof a);
+}
 static inline ivec ivec_set1(const float *p) {
     ivec r;
     EACH_LANE memcpy(&r.lane[i], p, sizeof *p);

@@ -7,7 +7,7 @@
  *   bvec         64 int8; bvec_load, bvec_load_n, bvec_store
  *   vec_dot4(w, x, bias): lane i = sum of w[4i+j] x[4i+j], j < 4, exact
  *   vec_halves(a, b): lanes 0-7 = a, 8-15 = b; vec_swap_pairs(x): lanes 2i and 2i + 1 exchanged
- *   ivec         16 int32; ivec_zero load set1(p): lanes *p, add, shr(a, n) of multiples of 1 << n; vec_of_ints; ivec_dot4(w, x)
+ *   ivec         16 int32; ivec_zero load store set1(p): lanes *p, add, shr(a, n) of multiples of 1 << n; vec_of_ints; ivec_dot4(w, x)
  *                and, for unsigned w < 64, ivec_dot4u: lane i = sum of w[4i+j] x[4i+j]; with SIGNED_EXCESS ivec_dot4 gives the
  *                sum of (w[4i+j] + 128) x[4i+j] instead, as VNNI does; ivec_add_dot4(sum, w, four), ivec_add_dot4u: the same
  *                four x in every lane, w of ivec_add_dot4 by way of bvec_of_panel; ivec_sums_of_4(a, b, c, d): lane 4q + c =
@@ -35,6 +35,12 @@
  * prompt rows by it.
  * LEVEL_HAS_SHORT_DOTS: products with a panel are summed in 16 bits first: dots; dots_begin(sum), dots_add(d, w, four) for
  * unsigned w, dots_end(d, sum) = sum + d.
+ * LEVEL_HAS_TURNS: a few rows are multiplied by kernels_turned.h, for which there are
+ *   bvec_pieces(a, b, half): 16 bytes at a, a + half, b and b + half; bvec_turn(out, a, b, step, half): in lane 4q + c of out[d]
+ *                dword d of quarter q of the pieces at a + c step and b + c step
+ *   bvec_low_nibbles, bvec_high_nibbles; bvec_or_fifths(w, fifths, d, second)
+ *   chain        sums of four ivec_dot4 or ivec_dot4u: chain_zero, chain_add(is_signed, sum, w, x), chain_end
+ *   ivec_sums_of_halves(a, b): lane 8s + 4h + c = of a (h = 0) or b the sum of lanes 8s + c and 8s + 4 + c
  * LEVEL_HAS_F16_OF_BLOCKS: it has a vec_f16_of_blocks of its own. LEVEL_HAS_K4_SCALES: a vec_k4_scales(a, b, mins), the
  * step_scales of Q4_K and Q5_K. */
 #include "kernels.h"

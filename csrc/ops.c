@@ -16,9 +16,15 @@
 #define PAUSE() ((void)0)
 #endif
 
+#if defined(__GNUC__)
+#define FETCH(p) __builtin_prefetch((p), 0, 2)
+#else
+#define FETCH(p) ((void)(p))
+#endif
+
 /* A wait spins as long as a phase's usual imbalance, then sleeps: only a processor that idles makes the system fetch the
  * awaited thread from one that other programs keep busy. Yielding instead is slower by a third beside a busy program. */
-enum { SPINS = 1000, CACHE_LINE = 64, PROCESSORS = 1024 };
+enum { SPINS = 1000, CACHE_LINE = 64, PROCESSORS = 1024, MOST_FETCHED = 128 * 1024 };
 
 struct l2c_barrier {
     atomic_int arrived, sleepers;
@@ -27,7 +33,8 @@ struct l2c_barrier {
     atomic_bool taken[PROCESSORS]; /* by a thread of the team */
 };
 
-void l2c_team_wait(const l2c_team *team) {
+/* Meanwhile bytes [next, end) go to this processor's second cache. */
+static void wait_and_fetch(const l2c_team *team, const char *next, const char *end) {
     l2c_barrier *b = team->barrier;
     if (team->size == 1) {
         return;
@@ -43,7 +50,10 @@ void l2c_team_wait(const l2c_team *team) {
         return;
     }
     for (int spins = 0; atomic_load_explicit(&b->generation, memory_order_acquire) == generation;) {
-        if (spins < SPINS) {
+        if (next < end) {
+            FETCH(next);
+            next += CACHE_LINE;
+        } else if (spins < SPINS) {
             spins++;
             PAUSE();
         } else {
@@ -52,6 +62,21 @@ void l2c_team_wait(const l2c_team *team) {
             atomic_fetch_sub(&b->sleepers, 1);
         }
     }
+}
+
+void l2c_team_wait(const l2c_team *team) {
+    wait_and_fetch(team, NULL, NULL);
+}
+
+static size_t row_bytes_of(const l2c_tensor *w) {
+    return w->cols / w->type->values * w->type->bytes;
+}
+
+void l2c_team_wait_for(const l2c_team *team, const l2c_tensor *w) {
+    const l2c_range columns = l2c_team_share(team, w->rows, L2C_LANES);
+    const size_t bytes = (columns.to - columns.from) * row_bytes_of(w);
+    const char *first = (const char *)w->data + columns.from * row_bytes_of(w);
+    wait_and_fetch(team, first, first + (bytes < MOST_FETCHED ? bytes : MOST_FETCHED));
 }
 
 #ifdef _OPENMP
@@ -117,7 +142,7 @@ void l2c_matmul(const l2c_team *team, const l2c_kernels *kernels, float *y, cons
         kernels->dot_q8(out, ldy, &x->q8, &q8, columns.from, x->prompt + x->generated, n, add);
         return;
     }
-    const size_t row_bytes = k / w->type->values * w->type->bytes;
+    const size_t row_bytes = row_bytes_of(w);
     const l2c_matrix matrix = {(const uint8_t *)w->data + columns.from * row_bytes, row_bytes, k, w->type};
     const float *generated = x->x + x->prompt * x->stride;
     float *to = out + x->prompt * ldy;

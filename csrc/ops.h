@@ -18,6 +18,8 @@ typedef struct l2c_team {
 /* Runs body on up to `threads` threads, the caller among them; returns when all are done. */
 void l2c_team_run(int threads, void (*body)(const l2c_team *team, void *argument), void *argument);
 void l2c_team_wait(const l2c_team *team);
+/* A thread that waits fetches what it will read of w next: memory would rest while another works alone. */
+void l2c_team_wait_for(const l2c_team *team, const l2c_tensor *w);
 
 typedef struct l2c_range {
     size_t from, to;

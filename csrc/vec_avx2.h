@@ -132,6 +132,10 @@ static inline ivec ivec_shr(ivec a, int n) {
 static inline ivec ivec_load(const float *p) {
     return bvec_load((const int8_t *)p);
 }
+static inline void ivec_store(int32_t *p, ivec a) {
+    _mm256_storeu_si256((__m256i *)p, a.low);
+    _mm256_storeu_si256((__m256i *)p + 1, a.high);
+}
 static inline ivec ivec_set1(const float *p) {
     int32_t bits;
     memcpy(&bits, p, sizeof bits);
@@ -220,17 +224,21 @@ static inline vec vec_lanes_of_16(vec s) {
 static inline __m256i two_columns(const uint8_t *a, const uint8_t *b) {
     return _mm256_set_m128i(load16(b), load16(a));
 }
-static inline void transpose_pieces(__m256i out[4], const uint8_t *const *columns, size_t at) {
-    __m256i from[4];
-    for (int i = 0; i < 4; i++) {
-        from[i] = two_columns(columns[i] + at, columns[4 + i] + at);
-    }
+/* In each half of out[i] dword i of that half of the four. */
+static inline void turn_halves(__m256i out[4], const __m256i from[4]) {
     const __m256i ab = _mm256_unpacklo_epi32(from[0], from[1]), cd = _mm256_unpacklo_epi32(from[2], from[3]);
     const __m256i ab2 = _mm256_unpackhi_epi32(from[0], from[1]), cd2 = _mm256_unpackhi_epi32(from[2], from[3]);
     out[0] = _mm256_unpacklo_epi64(ab, cd);
     out[1] = _mm256_unpackhi_epi64(ab, cd);
     out[2] = _mm256_unpacklo_epi64(ab2, cd2);
     out[3] = _mm256_unpackhi_epi64(ab2, cd2);
+}
+static inline void transpose_pieces(__m256i out[4], const uint8_t *const *columns, size_t at) {
+    __m256i from[4];
+    for (int i = 0; i < 4; i++) {
+        from[i] = two_columns(columns[i] + at, columns[4 + i] + at);
+    }
+    turn_halves(out, from);
 }
 static inline void bvec_load_columns(bvec out[4], const uint8_t *const *columns, size_t at) {
     __m256i low[4], high[4];
@@ -278,6 +286,51 @@ static inline bvec bvec_or_bits(bvec w, uint64_t bits, int n) {
 static inline bvec bvec_lookup(bvec w, const int8_t *table) {
     const __m256i twice = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)table));
     return (bvec){_mm256_shuffle_epi8(twice, w.low), _mm256_shuffle_epi8(twice, w.high)};
+}
+
+#define LEVEL_HAS_TURNS
+/* Two pieces of 16 bytes, then two of b. */
+static inline __m256i two_pieces(const uint8_t *p, const size_t half) {
+    return half == 16 ? load32(p) : two_columns(p, p + half);
+}
+static inline bvec bvec_pieces(const uint8_t *a, const uint8_t *b, const size_t half) {
+    return (bvec){two_pieces(a, half), two_pieces(b, half)};
+}
+static inline void bvec_turn(bvec out[4], const uint8_t *a, const uint8_t *b, const size_t step, const size_t half) {
+    __m256i of_a[4], of_b[4], low[4], high[4];
+    for (size_t i = 0; i < 4; i++) {
+        of_a[i] = two_pieces(a + i * step, half);
+        of_b[i] = two_pieces(b + i * step, half);
+    }
+    turn_halves(low, of_a);
+    turn_halves(high, of_b);
+    for (int d = 0; d < 4; d++) {
+        out[d] = (bvec){low[d], high[d]};
+    }
+}
+static inline bvec bvec_low_nibbles(bvec w) {
+    return bvec_shr(w, 0, 15);
+}
+static inline bvec bvec_high_nibbles(bvec w) {
+    return bvec_shr(w, 4, 15);
+}
+/* fifths: in quarter 2s + h halves of the upper bits; of byte i of pair c, bits 2c and 2c + 1. */
+static inline __m256i or_fifths(__m256i w, __m256i fifths, int d, int second) {
+    const __m256i right = _mm256_add_epi32(_mm256_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6), _mm256_set1_epi32(second));
+    const __m256i bits = d == 0   ? _mm256_shuffle_epi32(fifths, 0x00)
+                         : d == 1 ? _mm256_shuffle_epi32(fifths, 0x55)
+                         : d == 2 ? _mm256_shuffle_epi32(fifths, 0xaa)
+                                  : _mm256_shuffle_epi32(fifths, 0xff);
+    const __m256i fifth = _mm256_and_si256(_mm256_srlv_epi32(bits, right), _mm256_set1_epi8(1));
+    return _mm256_or_si256(w, _mm256_slli_epi16(fifth, 4));
+}
+static inline bvec bvec_or_fifths(bvec w, bvec fifths, int d, int second) {
+    return (bvec){or_fifths(w.low, fifths.low, d, second), or_fifths(w.high, fifths.high, d, second)};
+}
+static inline ivec ivec_sums_of_halves(ivec a, ivec b) {
+    const bvec sums = ivec_sums_of_2(a, b); /* of superblocks 0 and 1 of a; of b */
+    return (ivec){_mm256_permute2x128_si256(sums.low, sums.high, 0x20),
+                  _mm256_permute2x128_si256(sums.low, sums.high, 0x31)};
 }
 
 static inline ivec ivec_zero(void) {

@@ -201,6 +201,9 @@ static inline ivec ivec_shr(ivec a, int n) {
 static inline ivec ivec_load(const float *p) {
     return _mm512_loadu_si512(p);
 }
+static inline void ivec_store(int32_t *p, ivec a) {
+    _mm512_storeu_si512(p, a);
+}
 static inline ivec ivec_set1(const float *p) {
     int32_t bits;
     memcpy(&bits, p, sizeof bits);
@@ -221,16 +224,19 @@ static inline __m512i four_columns(const uint8_t *const *columns, size_t at) {
     w = _mm512_mask_broadcast_i32x4(w, 0x0f00, _mm_loadu_si128((const __m128i *)(columns[8] + at)));
     return _mm512_mask_broadcast_i32x4(w, 0xf000, _mm_loadu_si128((const __m128i *)(columns[12] + at)));
 }
-/* A quarter of an output has four columns: those whose pieces lie in the same quarters of the four that are loaded. */
-static inline void bvec_load_columns(bvec out[4], const uint8_t *const *columns, size_t at) {
-    const __m512i a = four_columns(columns, at), b = four_columns(columns + 1, at);
-    const __m512i c = four_columns(columns + 2, at), d = four_columns(columns + 3, at);
+/* In each quarter of out[i] dword i of that quarter of a, b, c, d. */
+static inline void turn_quarters(bvec out[4], __m512i a, __m512i b, __m512i c, __m512i d) {
     const __m512i ab = _mm512_unpacklo_epi32(a, b), cd = _mm512_unpacklo_epi32(c, d);
     const __m512i ab2 = _mm512_unpackhi_epi32(a, b), cd2 = _mm512_unpackhi_epi32(c, d);
     out[0] = _mm512_unpacklo_epi64(ab, cd);
     out[1] = _mm512_unpackhi_epi64(ab, cd);
     out[2] = _mm512_unpacklo_epi64(ab2, cd2);
     out[3] = _mm512_unpackhi_epi64(ab2, cd2);
+}
+/* A quarter of an output has four columns: those whose pieces lie in the same quarters of the four that are loaded. */
+static inline void bvec_load_columns(bvec out[4], const uint8_t *const *columns, size_t at) {
+    turn_quarters(out, four_columns(columns, at), four_columns(columns + 1, at), four_columns(columns + 2, at),
+                  four_columns(columns + 3, at));
 }
 static inline bvec bvec_join(const uint8_t *a, const uint8_t *b) {
     return _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)a)),
@@ -259,6 +265,42 @@ static inline bvec bvec_or_bits(bvec w, uint64_t bits, int n) {
 }
 static inline bvec bvec_lookup(bvec w, const int8_t *table) {
     return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)table)), w);
+}
+
+#define LEVEL_HAS_TURNS
+/* Two pieces of 16 bytes, then two of b. */
+static inline bvec bvec_pieces(const uint8_t *a, const uint8_t *b, const size_t half) {
+    if (half == 16) {
+        return _mm512_mask_broadcast_i64x4(_mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)a)), 0xf0,
+                                           _mm256_loadu_si256((const __m256i *)b));
+    }
+    __m512i w = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *)a));
+    w = _mm512_mask_broadcast_i32x4(w, 0x00f0, _mm_loadu_si128((const __m128i *)(a + half)));
+    w = _mm512_mask_broadcast_i32x4(w, 0x0f00, _mm_loadu_si128((const __m128i *)b));
+    return _mm512_mask_broadcast_i32x4(w, 0xf000, _mm_loadu_si128((const __m128i *)(b + half)));
+}
+static inline void bvec_turn(bvec out[4], const uint8_t *a, const uint8_t *b, const size_t step, const size_t half) {
+    turn_quarters(out, bvec_pieces(a, b, half), bvec_pieces(a + step, b + step, half),
+                  bvec_pieces(a + 2 * step, b + 2 * step, half), bvec_pieces(a + 3 * step, b + 3 * step, half));
+}
+static inline bvec bvec_low_nibbles(bvec w) {
+    return _mm512_and_si512(w, _mm512_set1_epi8(15));
+}
+static inline bvec bvec_high_nibbles(bvec w) {
+    return _mm512_and_si512(_mm512_srli_epi16(w, 4), _mm512_set1_epi8(15));
+}
+/* fifths: in quarter 2s + h halves of the upper bits; of byte i of pair c, bits 2c and 2c + 1. */
+static inline bvec bvec_or_fifths(bvec w, bvec fifths, int d, int second) {
+    const __m512i left = second ? _mm512_set4_epi32(29, 31, 1, 3) : _mm512_set4_epi32(30, 0, 2, 4);
+    const __m512i bits = d == 0   ? _mm512_shuffle_epi32(fifths, 0x00)
+                         : d == 1 ? _mm512_shuffle_epi32(fifths, 0x55)
+                         : d == 2 ? _mm512_shuffle_epi32(fifths, 0xaa)
+                                  : _mm512_shuffle_epi32(fifths, 0xff);
+    return _mm512_ternarylogic_epi32(w, _mm512_rolv_epi32(bits, left), _mm512_set1_epi8(16), 0xf8); /* w | bits & 16 */
+}
+static inline ivec ivec_sums_of_halves(ivec a, ivec b) {
+    const __m512i sums = ivec_sums_of_2(a, b); /* of superblocks 0 and 1 of a, then of b */
+    return _mm512_shuffle_i32x4(sums, sums, 0xd8);
 }
 
 static inline ivec ivec_zero(void) {

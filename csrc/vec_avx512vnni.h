@@ -24,6 +24,17 @@ static inline ivec ivec_dot4(bvec w, bvec x) {
 static inline vec vec_dot4(bvec w, bvec x, const int32_t *bias) {
     return vec_of_ints(add_dot4(_mm512_loadu_si512(bias), unsigned_of(w), x));
 }
+typedef ivec chain;
+static inline chain chain_zero(void) {
+    return _mm512_setzero_si512();
+}
+static inline chain chain_add(bool is_signed, chain sum, bvec w, bvec x) {
+    return add_dot4(sum, is_signed ? unsigned_of(w) : w, x);
+}
+static inline ivec chain_end(bool is_signed, chain sum) {
+    (void)is_signed;
+    return sum;
+}
 enum { SIGNED_EXCESS = 1 };
 static inline bvec bvec_of_panel(bvec w) {
     return unsigned_of(w);

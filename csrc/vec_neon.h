@@ -219,6 +219,9 @@ static inline ivec ivec_load(const float *p) {
     EACH_QUARTER r.quarter[i] = vreinterpretq_s32_f32(vld1q_f32(p + 4 * i));
     return r;
 }
+static inline void ivec_store(int32_t *p, ivec a) {
+    EACH_QUARTER vst1q_s32(p + 4 * i, a.quarter[i]);
+}
 static inline ivec ivec_set1(const float *p) {
     ivec r;
     EACH_QUARTER r.quarter[i] = vreinterpretq_s32_f32(vdupq_n_f32(*p));

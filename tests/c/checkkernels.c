@@ -48,7 +48,7 @@ static uint8_t in_blocks[BIG * 4];
 static float quant_panel[2 * L2C_PANEL_BLOCK + 16];
 static float scratch[L2C_ATT_QUERIES * (L2C_KV_CHUNK + 3 * 80 + 4) + 16];
 static float attention_parts[(ATT_LENGTH / L2C_KV_CHUNK + 1) * ATT_HEADS * (80 + 2)];
-static int8_t in_q[BIG], q_values[MAX_M * SUPERS * L2C_SUPER];
+static int8_t in_q[BIG], q_values[MAX_M * SUPERS * L2C_SUPER], turned[MAX_M * SUPERS / 2 * L2C_TURNED];
 static int32_t q_bias[MAX_M * 192];
 static int16_t s16_values[MAX_M * 3 * L2C_SUPER];
 static float s16_scales[MAX_M * 3], s16_sums[MAX_M * 3 * L2C_S16_SUMS];
@@ -96,7 +96,7 @@ static l2c_q8_rows q8_rows(const size_case *c) {
 }
 
 static l2c_s8_rows byte_rows(const size_case *c) {
-    return (l2c_s8_rows){q_values, of_16, of_32, c->m};
+    return (l2c_s8_rows){q_values, of_16, of_32, turned, c->m};
 }
 
 static void run_quantize_s8(const l2c_kernels *k, float *y, const size_case *c) {
@@ -115,7 +115,7 @@ static void run_quantize_s8(const l2c_kernels *k, float *y, const size_case *c) 
 static void dot_quant(const l2c_kernels *k, float *y, const size_case *c, const float *x, const l2c_matrix *w) {
     const l2c_s8_rows q = byte_rows(c);
     for (size_t i = 0; i < c->m; i++) {
-        l2c_kernels_scalar.quantize_s8(&q, i, x + i * c->k, w->k);
+        k->quantize_s8(&q, i, x + i * c->k, w->k);
     }
     k->dot_quant(y, c->n, &q, w, c->m, c->n, c->add, aligned(quant_panel));
 }
