@@ -213,6 +213,21 @@ static inline vec vec_lanes_of_blocks(vec s) {
     return VEC(_mm256_permutevar8x32_ps(s.low, from), _mm256_permutevar8x32_ps(s.high, from));
 }
 /* s as a matrix of four by four, transposed */
+#define LEVEL_HAS_K4_SCALES
+#include "vec_k4_scales.h"
+/* Eight bytes of each half, times a and b. */
+static inline vec scaled_bytes(__m128i bytes, __m128 a, __m128 b) {
+    const __m256 low = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes));
+    const __m256 high = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_unpackhi_epi64(bytes, bytes)));
+    return VEC(_mm256_mul_ps(low, _mm256_broadcastss_ps(a)), _mm256_mul_ps(high, _mm256_broadcastss_ps(b)));
+}
+static inline vec vec_k4_scales(const uint8_t *a, const uint8_t *b, vec *mins) {
+    const __m128i of_a = _mm_loadu_si128((const __m128i *)a), of_b = _mm_loadu_si128((const __m128i *)b);
+    const __m256i both = k4_scales_and_mins(of_a, of_b);
+    const __m128 d = k4_factors(of_a, of_b), dmin = _mm_movehdup_ps(d);
+    *mins = scaled_bytes(_mm256_extracti128_si256(both, 1), dmin, _mm_movehl_ps(dmin, dmin));
+    return scaled_bytes(_mm256_castsi256_si128(both), d, _mm_movehl_ps(d, d));
+}
 static inline vec vec_lanes_of_16(vec s) {
     const __m256i pairs = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
     const __m256 low = _mm256_permutevar8x32_ps(s.low, pairs), high = _mm256_permutevar8x32_ps(s.high, pairs);

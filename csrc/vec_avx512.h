@@ -153,26 +153,15 @@ static inline vec vec_f16_of_blocks(const uint8_t *a, const uint8_t *b, const si
     return _mm512_cvtph_ps(_mm256_set_m128i(f16_of_blocks(b, stride), f16_of_blocks(a, stride)));
 }
 #define LEVEL_HAS_K4_SCALES
+#include "vec_k4_scales.h"
 static inline vec vec_k4_scales(const uint8_t *a, const uint8_t *b, vec *mins) {
     const __m128i of_a = _mm_loadu_si128((const __m128i *)a), of_b = _mm_loadu_si128((const __m128i *)b);
-    const __m256i all = _mm256_set_m128i(of_b, of_a);
-    /* Dwords of either half: d and dmin; lower bits of scales 0-3, of mins 0-3; nibbles of scales and mins 4-7. The missing
-     * bits of 4-7 are the upper ones of 0-3. */
-    const __m256i first = _mm256_and_si256(all, _mm256_set1_epi8(63));
-    const __m256i last = _mm256_srlv_epi32(_mm256_shuffle_epi32(all, 0xff), _mm256_setr_epi32(0, 0, 0, 4, 0, 0, 0, 4));
-    const __m256i upper = _mm256_srli_epi16(_mm256_shuffle_epi32(all, 0x95), 2);
-    const __m256i second =
-        _mm256_or_si256(_mm256_and_si256(last, _mm256_set1_epi8(15)), _mm256_and_si256(upper, _mm256_set1_epi8(48)));
-    const __m256i both = _mm256_blend_epi32(first, second, 0x99); /* scales 4-7, scales 0-3, mins 0-3, mins 4-7 */
-    const __m128i order = _mm_setr_epi8(4, 6, 0, 2, 5, 7, 1, 3, 8, 10, 12, 14, 9, 11, 13, 15);
-    const __m256i lanes = _mm256_shuffle_epi8(both, _mm256_broadcastsi128_si256(order));
-    const __m256i apart = _mm256_permute4x64_epi64(lanes, 0xd8); /* scales of both, then their mins */
-    const __m128i halves = _mm_xor_si128(_mm_unpacklo_epi32(of_a, of_b), _mm_set1_epi32(INT32_MIN));
-    const __m512 d = _mm512_castps128_ps512(_mm_cvtph_ps(halves)); /* d of a, its -dmin, those of b */
+    const __m256i both = k4_scales_and_mins(of_a, of_b);
+    const __m512 d = _mm512_castps128_ps512(k4_factors(of_a, of_b));
     const __m512i of_d = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 2, 2, 2, 2, 2, 2);
     const __m512i of_dmin = _mm512_setr_epi32(1, 1, 1, 1, 1, 1, 1, 1, 3, 3, 3, 3, 3, 3, 3, 3);
-    const __m512 min = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm256_extracti128_si256(apart, 1)));
-    const __m512 scale = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm256_castsi256_si128(apart)));
+    const __m512 min = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm256_extracti128_si256(both, 1)));
+    const __m512 scale = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm256_castsi256_si128(both)));
     *mins = _mm512_mul_ps(min, _mm512_permutexvar_ps(of_dmin, d));
     return _mm512_mul_ps(scale, _mm512_permutexvar_ps(of_d, d));
 }
