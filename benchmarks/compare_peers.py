@@ -22,10 +22,11 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from peer_report import FORMAT, OURS, VERSION, Limits, Outcome, Test, our_share, plot, results, table
+from peer_report import FORMAT, OURS, VERSION, Limits, Outcome, Test, by_memory, our_share, plot, results, table
 
 WORKER = Path(__file__).resolve().parent / "peer_worker.py"
 PROBE_BYTES = 1 << 29
@@ -175,11 +176,18 @@ class Worker:
             pass
 
 
-def measure(workers: list[Worker], test: Test, *, rounds: int, pause: float) -> dict[str, Outcome]:
-    """The rounds of a test, after one to warm up. An engine that fails is out of the test."""
+def measure(
+    workers: list[Worker], test: Test, *, rounds: int, pause: float, read: Callable[[], float] = lambda: 0.0
+) -> tuple[dict[str, Outcome], list[tuple[float, float]]]:
+    """The rounds of a test, after one to warm up, and what `read` gave before and after each.
+
+    An engine that fails is out of the test.
+    """
+    reads = []
     outcomes = {worker.column.name: Outcome() for worker in workers}
     for number in range(-1, rounds):
         first = (number + 1) % len(workers)
+        before = read() if number >= 0 else 0.0
         for worker in (*workers[first:], *workers[:first]):
             outcome = outcomes[worker.column.name]
             if outcome.error is not None:
@@ -192,7 +200,9 @@ def measure(workers: list[Worker], test: Test, *, rounds: int, pause: float) -> 
             if number >= 0:
                 outcome.seconds.append(seconds)
             time.sleep(pause)
-    return outcomes
+        if number >= 0:
+            reads.append((before, read()))
+    return outcomes, reads
 
 
 def probe(threads: int, isa: str) -> Limits:
@@ -205,6 +215,7 @@ def probe(threads: int, isa: str) -> Limits:
 def compare(path: Path, columns: list[Column], tests: list[Test], options: argparse.Namespace) -> dict[str, Any]:
     """One model's part of the report."""
     from llama2c import Transformer
+    from llama2c._core import probe_bandwidth
 
     transformer = Transformer(str(path))
     model = {
@@ -217,6 +228,10 @@ def compare(path: Path, columns: list[Column], tests: list[Test], options: argpa
     isa = transformer.isa
     job = {"model": str(path.resolve()), "shape": model["shape"], "threads": options.threads}
     limits = [probe(options.threads, isa)]
+
+    def read() -> float:
+        return probe_bandwidth(PROBE_BYTES // 4, threads=options.threads, repetitions=2, isa=isa)
+
     workers: list[Worker] = []
     entries = []
     with tempfile.TemporaryDirectory(prefix="peers-", ignore_cleanup_errors=True) as folder:
@@ -227,17 +242,23 @@ def compare(path: Path, columns: list[Column], tests: list[Test], options: argpa
                 workers.append(Worker(column, {**job, **own}, timeout=options.timeout, folder=Path(folder)))
             for test in tests:
                 tell(f"{path.name}: {test.label}")
-                measured = measure(workers, test, rounds=options.rounds, pause=options.pause)
-                entries.append((test, results(test, measured)))
+                if options.memory is None:
+                    measured, _ = measure(workers, test, rounds=options.rounds, pause=options.pause)
+                    entries.append((test, results(test, measured), []))
+                    continue
+                measured, reads = measure(workers, test, rounds=options.rounds, pause=options.pause, read=read)
+                parts = by_memory(test, measured, reads, options.memory)
+                entries += [(part, results(part, outcomes), gbs) for part, outcomes, gbs in parts]
         finally:
             for worker in workers:
                 worker.close()
     limits.append(probe(options.threads, isa))
-    for test, rows in entries:
+    for test, rows, gbs in entries:
+        beside = [dataclasses.replace(limits[0], read_gbs=each) for each in gbs] or limits
         for row in rows:
             rate = row["tokens_per_second"]
             if row["column"] == OURS and rate is not None:
-                row["share"] = our_share(test, rate["median"], model, limits)
+                row["share"] = our_share(test, rate["median"], model, beside)
     engines = [
         {
             "column": worker.column.name,
@@ -253,7 +274,7 @@ def compare(path: Path, columns: list[Column], tests: list[Test], options: argpa
         **model,
         "engines": engines,
         "limits": [dataclasses.asdict(each) for each in limits],
-        "tests": [{**dataclasses.asdict(test), "results": rows} for test, rows in entries],
+        "tests": [{**dataclasses.asdict(test), "results": rows} for test, rows, _ in entries],
     }
 
 
@@ -335,6 +356,13 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         type=seconds,
         default=0.3,
         help="seconds after each turn, in which the engine's waiting threads go to sleep (0.3)",
+    )
+    parser.add_argument(
+        "--memory",
+        type=seconds,
+        metavar="GB/S",
+        help="probe the memory before and after each round, and tell rounds in which it was faster and slower apart: "
+        "for machines whose memory is shared with others",
     )
     parser.add_argument("--timeout", type=seconds, default=600.0, help="seconds for an engine's answer (600)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")

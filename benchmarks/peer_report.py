@@ -1,5 +1,6 @@
 """What compare_peers.py tells of its measurements: the statistics, the table, the plot. Nothing here measures."""
 
+import dataclasses
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,14 +21,16 @@ class Test:
     tokens: int
     depth: int = 0
     batch: int = 1
+    memory: str = ""  # of its rounds, where they are told apart by how fast the memory was
 
     @property
     def label(self) -> str:
         """As the table names it."""
+        memory = f", memory {self.memory}" if self.memory else ""
         if self.test == "prefill":
-            return f"prefill {self.tokens}"
+            return f"prefill {self.tokens}{memory}"
         depth = f" at {self.depth}" if self.depth else ""
-        return f"decode{depth}, {self.batch} sequences" if self.batch > 1 else f"decode{depth}"
+        return f"decode{depth}, {self.batch} sequences{memory}" if self.batch > 1 else f"decode{depth}{memory}"
 
 
 @dataclass
@@ -45,6 +48,30 @@ class Limits:
     read_gbs: float
     tflops: float
     numbers: str  # that are multiplied and added: "f32" or "bf16"
+
+
+def by_memory(
+    test: Test, outcomes: Mapping[str, Outcome], reads: Sequence[tuple[float, float]], bound: float
+) -> list[tuple[Test, dict[str, Outcome], list[float]]]:
+    """A test's rounds apart by the memory's state, and what was read in them: each round's probes, before and after it.
+
+    A round in which the memory went from one side of the bound to the other is left out.
+    """
+    parts = []
+    for name, state in (
+        (f"below {bound:g} GB/s", [max(pair) < bound for pair in reads]),
+        (f"from {bound:g} GB/s", [min(pair) >= bound for pair in reads]),
+    ):
+        if any(state):
+            kept = {
+                column: Outcome(
+                    [s for s, here in zip(outcome.seconds, state, strict=outcome.error is None) if here], outcome.error
+                )
+                for column, outcome in outcomes.items()
+            }
+            read = [gbs for pair, here in zip(reads, state, strict=True) if here for gbs in pair]
+            parts.append((dataclasses.replace(test, memory=f"{name} ({sum(state)} rounds)"), kept, read))
+    return parts
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
@@ -132,7 +159,7 @@ def table(model: Mapping[str, Any], report: Mapping[str, Any]) -> str:
     columns = {engine["column"]: engine for engine in model["engines"]}
     rows = [["test", "engine", "computes with", "tok/s", "llama2c / it", "of the probed limit, or why not"]]
     for entry in model["tests"]:
-        test = Test(entry["test"], entry["tokens"], entry["depth"], entry["batch"])
+        test = Test(entry["test"], entry["tokens"], entry["depth"], entry["batch"], entry["memory"])
         rows += [_cells(test, result, columns[result["column"]]) for result in entry["results"]]
     before, after = model["limits"]
     head = (
@@ -157,7 +184,7 @@ def plot(report: Mapping[str, Any], path: Path) -> None:
     for model, row in zip(models, panels, strict=True):
         columns = {engine["column"]: engine for engine in model["engines"]}
         for entry, axes in zip(model["tests"], row, strict=True):
-            test = Test(entry["test"], entry["tokens"], entry["depth"], entry["batch"])
+            test = Test(entry["test"], entry["tokens"], entry["depth"], entry["batch"], entry["memory"])
             axes.set_title(f"{model['model']}: {test.label}", fontsize=8)
             axes.set_xlabel("tokens per second", fontsize=7)
             axes.tick_params(labelsize=7)

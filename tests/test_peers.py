@@ -1,5 +1,6 @@
 """The comparison with peers, without any: what is asked, what is told, and engines that fail in all ways."""
 
+import dataclasses
 import importlib
 import json
 import os
@@ -240,7 +241,7 @@ def test_plot(report, tmp_path):
     test = report.Test("prefill", 4)
     outcomes = {"llama2c": report.Outcome([1.0, 2.0]), "b": report.Outcome([2.0, 2.0]), "c": report.Outcome([], "why")}
     engines = [{"column": name, "engine": name, "weights": None, "type": None} for name in outcomes]
-    entry = {"test": "prefill", "tokens": 4, "depth": 0, "batch": 1, "results": report.results(test, outcomes)}
+    entry = {**dataclasses.asdict(test), "results": report.results(test, outcomes)}
     report.plot({"models": [{"model": "m", "engines": engines, "tests": [entry]}]}, tmp_path / "a.svg")
     assert "</svg>" in (tmp_path / "a.svg").read_text(encoding="utf-8")
 
@@ -283,7 +284,7 @@ def test_turns(peers, report):
             return float(len(turns))
 
     engines = [Engine(name) for name in ("llama2c", "b", "c")]
-    outcomes = peers.measure(engines, report.Test("prefill", 1), rounds=2, pause=0)
+    outcomes, _ = peers.measure(engines, report.Test("prefill", 1), rounds=2, pause=0)
     assert turns == ["llama2c", "b", "c", "b", "c", "llama2c", "c", "b"]
     assert outcomes["llama2c"] == report.Outcome([], "tired")
     assert outcomes["b"].seconds == [4, 8] and outcomes["c"].seconds == [5, 7]
@@ -312,3 +313,18 @@ def test_an_engine_that_is_not_there(peers, start, tmp_path, monkeypatch):
 
 def test_the_command_and_its_worker_know_the_same_engines(peers):
     assert set(importlib.import_module("peer_worker").ENGINES) == {"llama2c", *peers.PEERS}
+
+
+def test_rounds_by_the_memorys_state(peers, report, model, monkeypatch, capsys, tmp_path):
+    """Rounds between two probes on one side of the bound are told apart, and one in which it changed is left out."""
+    reads = iter([50, 50, 51, 52, 90, 91, 92, 93, 94, 50])
+    monkeypatch.setattr("llama2c._core.probe_bandwidth", lambda size, **_: next(reads) if size == 1 << 18 else 60.0)
+    file = tmp_path / "r.json"
+    arguments = [*all_peers(peers, but="openvino-genai")[:1], "-p0", "-n4", "-r5", "--pause=0", "--memory=65"]
+    assert peers.main([*arguments, f"--json={file}", str(model)]) == 0
+    tests = json.loads(file.read_text())["models"][0]["tests"]
+    assert [test["memory"] for test in tests] == ["below 65 GB/s (2 rounds)", "from 65 GB/s (2 rounds)"]
+    assert [len(test["results"][1]["seconds"]) for test in tests] == [2, 2]
+    shares = [test["results"][0]["share"] for test in tests]
+    assert shares[1]["used"] / shares[1]["share_max"] == pytest.approx(90)
+    assert "decode, memory from 65 GB/s (2 rounds)" in capsys.readouterr().out
