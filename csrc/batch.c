@@ -62,11 +62,11 @@ static void lay_out(l2c_batch *b, arena *a, const l2c_config *config, size_t row
         b->q8.scales = part(a, rows * b->q8.scale_stride, sizeof(float));
     }
     if (config->blocks) {
-        const size_t blocks = l2c_round_up((widest + L2C_SUPER - 1) / L2C_SUPER, 2) * rows;
+        const size_t of_row = l2c_round_up((widest + L2C_SUPER - 1) / L2C_SUPER, 2), blocks = of_row * rows;
         b->s8.values = part(a, blocks * L2C_SUPER, 1);
         b->s8.of_16 = part(a, blocks * L2C_STEP_LANES, sizeof(float));
         b->s8.of_32 = part(a, blocks / 2 * L2C_STEP_LANES, sizeof(float));
-        b->s8.turned = part(a, blocks / 2 * L2C_TURNED, 1);
+        b->s8.turned = part(a, smaller(rows, L2C_FEW) * of_row / 2 * L2C_TURNED, 1);
         b->s16.values = part(a, blocks * L2C_SUPER, sizeof(int16_t));
         b->s16.scales = part(a, blocks, sizeof(float));
         b->s16.sums = part(a, blocks * L2C_S16_SUMS, sizeof(float));

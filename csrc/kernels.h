@@ -24,6 +24,7 @@ enum {
     L2C_S16_SUMS = 24,
     L2C_STEP_LANES = 48, /* floats that such a product needs of its activations beside the values, for sixteen groups */
     L2C_TURNED = 4 * L2C_SUPER, /* two superblocks, in both ways of kernels_turned.h */
+    L2C_FEW = 8,                /* rows that are not taken by panels are less at every level */
     L2C_PANEL_SUPERS = 8,       /* superblocks that a block of a panel has */
     L2C_PANEL_BLOCK = L2C_PANEL_SUPERS * (L2C_SUPER / 4 + 2 * L2C_LANES) *
         L2C_PANEL_N,     /* floats: values, scales, mins */
@@ -50,7 +51,7 @@ typedef struct l2c_s8_rows {
     int8_t *values; /* [...][rows][L2C_SUPER] */
     float *of_16;   /* [...][rows][L2C_STEP_LANES]: of groups of 16 values, those of a superblock */
     float *of_32;   /* [... / 2][rows][L2C_STEP_LANES]: of 32, those of two superblocks */
-    int8_t *turned; /* [... / 2][rows][L2C_TURNED]: the values of two superblocks, as a level wants them for few rows */
+    int8_t *turned; /* [... / 2][rows][L2C_TURNED]: of less than L2C_FEW rows the values of two superblocks once more */
     size_t rows;
 } l2c_s8_rows;
 

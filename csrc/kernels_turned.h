@@ -14,6 +14,7 @@ typedef struct turning {
 } turning;
 
 enum { TURNED_WAY = 2 * SUPER };
+_Static_assert((int)PANEL_ROWS <= (int)L2C_FEW, "more rows would be turned than there is room for");
 
 TILE bool is_turned(const l2c_type type) {
     return type == L2C_TYPE_Q4_0 || type == L2C_TYPE_Q4_1 || type == L2C_TYPE_IQ4_NL || type == L2C_TYPE_IQ4_XS ||
