@@ -305,11 +305,19 @@ def counts(least: int) -> Any:
     return convert
 
 
-def seconds(text: str) -> float:
-    value = float(text)
-    if not value >= 0:
-        raise argparse.ArgumentTypeError(f"{text}, expected seconds")
-    return value
+def amount(unit: str) -> Callable[[str], float]:
+    """A type for argparse: a number of 0 or more."""
+
+    def convert(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = -1.0
+        if not value >= 0:
+            raise argparse.ArgumentTypeError(f"{text}, expected {unit}")
+        return value
+
+    return convert
 
 
 def pair(text: str) -> tuple[str, str]:
@@ -353,18 +361,18 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("-t", "--threads", type=count(1), default=2, help="of every engine (2)")
     parser.add_argument(
         "--pause",
-        type=seconds,
+        type=amount("seconds"),
         default=0.3,
         help="seconds after each turn, in which the engine's waiting threads go to sleep (0.3)",
     )
     parser.add_argument(
         "--memory",
-        type=seconds,
+        type=amount("GB/s"),
         metavar="GB/S",
         help="probe the memory before and after each round, and tell rounds in which it was faster and slower apart: "
         "for machines whose memory is shared with others",
     )
-    parser.add_argument("--timeout", type=seconds, default=600.0, help="seconds for an engine's answer (600)")
+    parser.add_argument("--timeout", type=amount("seconds"), default=600.0, help="seconds for an engine's answer (600)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the table, .svg or .png; needs matplotlib")
     options = parser.parse_args(argv)

@@ -17,8 +17,9 @@ class Interrupts:
         self._seen = False
 
     def hold(self) -> None:
-        """From now on keep them."""
-        if threading.current_thread() is threading.main_thread():
+        """From now on keep them; not where a handler of C has them, which could not be put back."""
+        is_main = threading.current_thread() is threading.main_thread()
+        if is_main and signal.getsignal(signal.SIGINT) is not None:
             self._old = signal.signal(signal.SIGINT, self._note)
 
     def _note(self, *_: object) -> None:

@@ -138,6 +138,8 @@ def test_a_peer_of_this_interpreter_needs_no_option(peers, model, monkeypatch):
         (["-b", "0"], "0, expected at least 1"),
         (["-r", "0"], "0, expected at least 1"),
         (["-d", "1,x"], "invalid list of integers value"),
+        (["--memory", "fast"], "fast, expected GB/s"),
+        (["--timeout", "-1"], "-1, expected seconds"),
         (["--json", "/no/such/directory/a.json"], "no such directory"),
         (["--plot", "a.txt"], "expected .svg"),
         (["--plot", "a.svg"], r"needs matplotlib: pip install 'llama2c\[benchmark\]'"),
