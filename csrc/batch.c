@@ -53,6 +53,7 @@ static void lay_out(l2c_batch *b, arena *a, const l2c_config *config, size_t row
     b->low = part(a, rows * (size_t)config->lora_rank, sizeof(float));
     b->angles = part(a, rows * 2 * head_dim, sizeof(float));
     const size_t widest = larger(larger(dim, q_dim), hidden_dim);
+    const bool tiles = config->below_f32 && l2c_kernels_get(NULL)->gemm_tiles; /* the best level has them if any has */
     if (config->group_size) {
         const size_t group = (size_t)config->group_size;
         b->q8.stride = l2c_round_up(widest, L2C_Q8_CHUNK);
@@ -75,8 +76,10 @@ static void lay_out(l2c_batch *b, arena *a, const l2c_config *config, size_t row
     b->scratch_floats = l2c_round_up(
         larger(larger(panel, widest), l2c_attention_scratch(group_heads, l2c_round_up(head_dim, L2C_LANES))),
         L2C_LANES);
-    if (l2c_kernels_get(NULL)->gemm_tiles) { /* the best level has tiles if any has */
-        b->scratch_floats = larger(b->scratch_floats, l2c_tile_floats(rows));
+    if (tiles) {
+        b->tiles =
+            part(a, l2c_round_up(rows, L2C_TILE_ROWS) / L2C_TILE_ROWS * l2c_tile_block(widest), sizeof *b->tiles);
+        b->scratch_floats = larger(b->scratch_floats, L2C_TILES_FLOATS);
     }
     b->scratch = part(a, threads * b->scratch_floats, sizeof(float));
     const l2c_chunks chunks = l2c_attention_chunks((size_t)config->context, (size_t)config->window);

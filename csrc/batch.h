@@ -38,8 +38,9 @@ struct l2c_batch {
     l2c_q8_rows q8;
     l2c_s8_rows s8;
     l2c_s16_rows s16;
-    float *scratch; /* [threads][scratch_floats] */
-    float *parts;   /* [parts_floats] of attention whose chunks are shared out: a row of the longest context fits */
+    uint16_t *tiles; /* of the same, for models of types below f32 at a level that takes prompts by tiles */
+    float *scratch;  /* [threads][scratch_floats] */
+    float *parts;    /* [parts_floats] of attention whose chunks are shared out: a row of the longest context fits */
     size_t scratch_floats, parts_floats;
 
     /* of the step at hand */

@@ -50,7 +50,7 @@ class Level(NamedTuple):
 AVX2 = ("-mavx2", "-mfma", "-mf16c")
 AVX512 = (*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl")
 AVX512VNNI = (*AVX512, "-mavx512vnni")
-AMX = (*AVX512VNNI, "-mavx512bf16", "-mamx-tile", "-mamx-bf16")
+AMX = (*AVX512VNNI, "-mbmi2", "-mavx512bf16", "-mamx-tile", "-mamx-bf16")
 
 # By architecture, lowest first, on top of kernels_scalar.c, which every machine has.
 LEVELS = {
@@ -70,7 +70,7 @@ OTHER_NAMES = {"amd64": "x86_64", "arm64": "aarch64"}
 
 # Levels whose instructions C functions can stand for, tests/c/emulate_<level>.[ch]: the header
 # goes before the level's file, and both are compiled with these flags.
-EMULATED = {"amx": AVX512VNNI}
+EMULATED = {"amx": (*AVX512VNNI, "-mbmi2")}
 
 # No contraction: the levels agree bit for bit, so every fused multiply-add is written as one.
 # -g0: setuptools puts the interpreter's own flags first, they often hold -g, and debug information

@@ -30,9 +30,14 @@ static float *scratch(const l2c_team *team, const l2c_batch *b) {
     return b->scratch + (size_t)team->rank * b->scratch_floats;
 }
 
+/* Whether prompt rows go by tiles. */
+static bool takes_tiles(const l2c_batch *b) {
+    return b->tiles && b->transformer->kernels->gemm_tiles && b->prompt > 0;
+}
+
 /* The rows of the step at hand, for a product of x [R][k]. */
 static l2c_rows rows_of(const l2c_batch *b, const float *x, size_t k) {
-    l2c_rows rows = {x, k, b->prompt, b->generated, b->q8, b->s16, b->s8};
+    l2c_rows rows = {x, k, b->prompt, b->generated, b->q8, b->s16, b->s8, b->tiles};
     rows.s16.rows = b->bytes || b->transformer->kernels->gemm_tiles ? 0 : b->prompt;
     rows.s8.rows = b->bytes ? row_count(b) : b->generated;
     return rows;
@@ -72,28 +77,41 @@ static void embed(const l2c_team *team, l2c_batch *b) {
     l2c_team_wait(team);
 }
 
-/* normed = rmsnorm(x), and its integer form, for a product with `next` */
-static void normalize(const l2c_team *team, l2c_batch *b, const float *weight, const l2c_tensor *next) {
-    const l2c_config *c = &b->transformer->model.config;
-    const size_t dim = (size_t)c->dim;
-    const l2c_range rows = l2c_team_share(team, row_count(b), 1);
-    for (size_t r = rows.from; r < rows.to; r++) {
-        b->transformer->kernels->rmsnorm(b->normed + r * dim, b->x + r * dim, weight, dim, c->norm_eps);
-        quantize_row(b, r, b->normed, dim);
-    }
-    l2c_team_wait_for(team, next);
+/* This thread's rows: as many as lie together where products take them by tiles. */
+static l2c_range rows_share(const l2c_team *team, const l2c_batch *b) {
+    return l2c_team_share(team, row_count(b), takes_tiles(b) ? L2C_LANES : 1);
 }
 
-/* The integer form of x [R][k], for a product with `next`. */
-static void quantize(const l2c_team *team, l2c_batch *b, const float *x, size_t k, const l2c_tensor *next) {
-    const l2c_config *c = &b->transformer->model.config;
-    if (!c->blocks && !c->group_size) {
-        return;
-    }
-    const l2c_range rows = l2c_team_share(team, row_count(b), 1);
+/* What products need of these rows of x [R][k] besides their values. */
+static void convert_rows(const l2c_batch *b, l2c_range rows, const float *x, size_t k) {
     for (size_t r = rows.from; r < rows.to; r++) {
         quantize_row(b, r, x, k);
     }
+    if (takes_tiles(b) && rows.from < b->prompt) {
+        const size_t end = rows.to < b->prompt ? rows.to : b->prompt;
+        b->transformer->kernels->rows_to_tiles(b->tiles, x, k, rows.from, end, k);
+    }
+}
+
+/* normed = rmsnorm(x), and what products take of it, `next` the first of them */
+static void normalize(const l2c_team *team, l2c_batch *b, const float *weight, const l2c_tensor *next) {
+    const l2c_config *c = &b->transformer->model.config;
+    const size_t dim = (size_t)c->dim;
+    const l2c_range rows = rows_share(team, b);
+    for (size_t r = rows.from; r < rows.to; r++) {
+        b->transformer->kernels->rmsnorm(b->normed + r * dim, b->x + r * dim, weight, dim, c->norm_eps);
+    }
+    convert_rows(b, rows, b->normed, dim);
+    l2c_team_wait_for(team, next);
+}
+
+/* What a product of x [R][k] with `next` takes of it. */
+static void convert(const l2c_team *team, l2c_batch *b, const float *x, size_t k, const l2c_tensor *next) {
+    const l2c_config *c = &b->transformer->model.config;
+    if (!c->blocks && !c->group_size && !takes_tiles(b)) {
+        return;
+    }
+    convert_rows(b, rows_share(team, b), x, k);
     l2c_team_wait_for(team, next);
 }
 
@@ -324,7 +342,7 @@ void l2c_forward(const l2c_team *team, void *batch) {
         l2c_team_wait(team);
         rotate_and_store(team, b, layer);
         attend(team, b, layer);
-        quantize(team, b, b->attended, q_dim, tensor(b, L2C_TENSOR_ATTN_OUTPUT, layer));
+        convert(team, b, b->attended, q_dim, tensor(b, L2C_TENSOR_ATTN_OUTPUT, layer));
         product(team, b, b->x, b->attended, tensor(b, L2C_TENSOR_ATTN_OUTPUT, layer), true);
         if (reduce(team, b, b->attended, L2C_TENSOR_ATTN_OUTPUT, layer)) {
             adapt(team, b, b->x, L2C_TENSOR_ATTN_OUTPUT, layer);
@@ -333,7 +351,7 @@ void l2c_forward(const l2c_team *team, void *batch) {
 
         normalize(team, b, vector(b, L2C_TENSOR_FFN_NORM, layer), tensor(b, L2C_TENSOR_FFN_GATE, layer));
         feed_forward(team, b, layer);
-        quantize(team, b, b->gate, (size_t)c->hidden_dim, tensor(b, L2C_TENSOR_FFN_DOWN, layer));
+        convert(team, b, b->gate, (size_t)c->hidden_dim, tensor(b, L2C_TENSOR_FFN_DOWN, layer));
         product(team, b, b->x, b->gate, tensor(b, L2C_TENSOR_FFN_DOWN, layer), true);
         if (reduce(team, b, b->gate, L2C_TENSOR_FFN_DOWN, layer)) {
             adapt(team, b, b->x, L2C_TENSOR_FFN_DOWN, layer);

@@ -169,6 +169,7 @@ static int read_tensors(const l2c_gguf *parts, size_t n_parts, l2c_config *c, l2
                                 l2c_shown(t->name), t->name.bytes, l2c_type_name(t->type, name), l2c_type_names());
             }
             c->blocks |= info->integer && t->n_dims == 2;
+            c->below_f32 |= info->type != L2C_TYPE_F32 && t->n_dims == 2;
             bytes[t->type] += t->bytes;
             if (bytes[t->type] > most) {
                 most = bytes[t->type];

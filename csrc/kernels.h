@@ -27,9 +27,10 @@ enum {
     L2C_FEW = 8,                /* rows that are not taken by panels are less at every level */
     L2C_PANEL_SUPERS = 8,       /* superblocks that a block of a panel has */
     L2C_PANEL_BLOCK = L2C_PANEL_SUPERS * (L2C_SUPER / 4 + 2 * L2C_LANES) *
-        L2C_PANEL_N,     /* floats: values, scales, mins */
-    L2C_TILE_ROWS = 512, /* rows and columns of a pass of a product by tiles */
-    L2C_TILE_COLUMNS = 512,
+        L2C_PANEL_N,    /* floats: values, scales, mins */
+    L2C_TILE_ROWS = 32, /* rows that lie together for a product by tiles */
+    L2C_TILES_K = 2048, /* k that it sums in one go */
+    L2C_TILES_FLOATS = 2 * (L2C_TILES_K * L2C_TILE_ROWS + L2C_TILE_ROWS * L2C_TILE_ROWS), /* scratch of it */
 };
 
 /* m rows of activations, int8 with one scale for each group of `group` values counted from the row's start. */
@@ -138,11 +139,9 @@ static inline size_t l2c_quant_panel(size_t k) {
     return (k + L2C_PANEL_SUPERS * L2C_SUPER - 1) / (L2C_PANEL_SUPERS * L2C_SUPER) * L2C_PANEL_BLOCK;
 }
 
-/* Floats that a product by tiles needs for up to so many rows: bf16 of 32 columns in two terms, bf16 of the rows for
- * L2C_PANEL_K, and the sums. */
-static inline size_t l2c_tile_floats(size_t rows) {
-    const size_t blocks = (rows < L2C_TILE_ROWS ? rows + 31 : L2C_TILE_ROWS) / 32;
-    return (2 + blocks) * (32 * L2C_PANEL_K / 2) + blocks * 32 * L2C_TILE_COLUMNS;
+/* bf16 of L2C_TILE_ROWS rows as a product by tiles takes them: [k / 32, rounded up][2][16 pairs of k][16 rows][2]. */
+static inline size_t l2c_tile_block(size_t k) {
+    return (k + 31) / 32 * 32 * L2C_TILE_ROWS;
 }
 
 typedef struct l2c_kernels {
@@ -156,10 +155,12 @@ typedef struct l2c_kernels {
      * chains added in order. panel: L2C_PANEL_FLOATS of scratch, 64-byte aligned. */
     void (*gemm_f32)(float *y, size_t ldy, const float *x, size_t ldx, const l2c_matrix *w, size_t m, size_t n,
                      bool add, float *panel);
-    /* NULL, or the level's own product for prompt rows, w of any type but F32 and Q8_GROUP, in place of the others.
-     * panel: l2c_tile_floats(m) of scratch, 64-byte aligned. */
-    void (*gemm_tiles)(float *y, size_t ldy, const float *x, size_t ldx, const l2c_matrix *w, size_t m, size_t n,
-                       bool add, float *panel);
+    /* NULL, or the level's own product for prompt rows, w of any type but F32 and Q8_GROUP, in place of the others: x in
+     * blocks of L2C_TILE_ROWS rows, l2c_tile_block(k) apart. scratch: L2C_TILES_FLOATS, 64-byte aligned. */
+    void (*gemm_tiles)(float *y, size_t ldy, const uint16_t *x, const l2c_matrix *w, size_t m, size_t n, bool add,
+                       float *scratch);
+    /* Rows [from, end) of x as it takes them; from is a multiple of 16. */
+    void (*rows_to_tiles)(uint16_t *to, const float *x, size_t ldx, size_t from, size_t end, size_t k);
     /* The same product over int8, rows of any role: columns [from, from + n) of w into y[m][0 .. n). Sums of four
      * products are exact integers; each is scaled and added to one of 32 partial sums, by k / 4 mod 32. */
     void (*dot_q8)(float *y, size_t ldy, const l2c_q8_rows *x, const l2c_q8_matrix *w, size_t from, size_t m, size_t n,

@@ -4,10 +4,15 @@
  *                                                                    tdpbf16ps --> sums [16 columns][16 rows] --> y
  *   x       --rounded, transposed--> B [16 pairs of k][16 rows][2] --/
  *
- * Weights are A as it takes them as they lie: few rows go over many columns, so what is transposed is x, and the sums.
- * A sum is one chain over k in f32. A tile's rows know nothing of one another, so that a row of y depends neither on the
- * rows beside it nor on their number. bf16 holds 8 of an f16's 11 bits, so that these weights are taken in two terms,
- * w = w0 + w1. F32 would need three of each, or lose a thousandfold against gemm_f32. */
+ * Weights are A as it takes them as they lie: few rows go over many columns, so what is transposed is x, once for all
+ * products with it, and the sums. The tiles keep their sums over all of a panel of k: storing them, to memory that is not in
+ * the first-level cache, costs as much as eight products. Meanwhile the vector units unpack the next columns and add the
+ * last sums to y, piece by piece between the products, as many as a core looks ahead at once.
+ *
+ * A sum is one chain over a panel in f32; those of panels are added in order. A tile's rows know nothing of one another, so
+ * that a row of y depends neither on the rows beside it nor on their number. bf16 holds 8 of an f16's 11 bits, so that
+ * these weights are taken in two terms, w = w0 + w1. F32 would need three of each, or lose a thousandfold against
+ * gemm_f32. */
 #include "vec_avx512vnni.h"
 
 #include "kernels.h"
@@ -15,8 +20,9 @@
 #define LEVEL amx
 #define LEVEL_HAS_TILES
 
-static void gemm_tiles(float *y, size_t ldy, const float *x, size_t ldx, const l2c_matrix *w, size_t m, size_t n,
-                       bool add, float *panel);
+static void gemm_tiles(float *y, size_t ldy, const uint16_t *x, const l2c_matrix *w, size_t m, size_t n, bool add,
+                       float *scratch);
+static void rows_to_tiles(uint16_t *to, const float *x, size_t ldx, size_t from, size_t end, size_t k);
 static double probe_tiles(size_t iterations);
 
 #include "kernels_template.h"
@@ -27,20 +33,16 @@ enum {
     TILE_SUMS = 256, /* floats of a tile of sums */
     TILE_BYTES = 64, /* of a row of any */
     BLOCK = 32,      /* rows and columns of a block: two by two tiles of sums, with two of A and two of B all eight */
-    BLOCK_SUMS = 4 * TILE_SUMS,
+    BLOCK_TILES = 4,
+    BLOCK_SUMS = BLOCK_TILES * TILE_SUMS,
     STEP_U16 = 2 * TILE_U16,                    /* w or x of a block for TILE_K */
-    TERM_U16 = L2C_PANEL_K / TILE_K * STEP_U16, /* the same for L2C_PANEL_K */
+    TERM_U16 = L2C_TILES_K / TILE_K * STEP_U16, /* the same for a panel */
+    GROUP_BLOCKS = 8, /* of rows that go over the columns together: they stay in the second-level cache */
 };
 
-_Static_assert(L2C_TILE_ROWS % BLOCK == 0 && L2C_TILE_COLUMNS % BLOCK == 0, "whole blocks");
-
-/* Scratch: the sums of a pass stay in the second-level cache, one block's weights in the first. */
-typedef struct tiles {
-    uint16_t *x; /* [blocks of rows][L2C_PANEL_K / TILE_K][2][16 pairs of k][16 rows][2] */
-    uint16_t *w; /* [w_terms][L2C_PANEL_K / TILE_K][2][16 columns][32 k] */
-    float *sums; /* [blocks of columns][blocks of rows][2][2][16 columns][16 rows] */
-    size_t w_terms;
-} tiles;
+_Static_assert((int)BLOCK == (int)L2C_TILE_ROWS, "rows lie by blocks");
+_Static_assert((int)(4 * TERM_U16 / 2 + 2 * BLOCK_SUMS) == (int)L2C_TILES_FLOATS,
+               "two blocks of columns, in two terms, and of sums");
 
 /* What a thread's tile registers are while it is inside a product; static, as GCC 12 takes only the first eight bytes of
  * the argument of _tile_loadconfig for read and drops what was stored to the others. */
@@ -63,17 +65,22 @@ TILE size_t w_terms(const l2c_type type) {
     return type == L2C_TYPE_F16 ? 2 : 1;
 }
 
-/* p[0 .. 32) = bf16(low, high), to even, subnormals to zero as the tiles take them */
-TILE void store_bf16(uint16_t *p, vec low, vec high) {
-    _mm512_storeu_si512(p, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+/* k is in the order of a tile: of 32 values first the even ones, then the odd ones, as bytes and nibbles come apart. */
+
+/* p[0 .. 32) = bf16(even, odd), to even, subnormals to zero as the tiles take them */
+TILE void store_bf16(uint16_t *p, vec even, vec odd) {
+    _mm512_storeu_si512(p, (__m512i)_mm512_cvtne2ps_pbh(odd, even));
 }
 
-/* The same, and what is left of them `after` values further on, in terms of two. */
+/* The same of values in order, and what is left of them `after` values further on, in terms of two. */
 TILE void store_terms(uint16_t *p, vec low, vec high, size_t terms, size_t after) {
-    store_bf16(p, low, high);
+    const __m512i evens = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    const vec even = _mm512_permutex2var_ps(low, evens, high);
+    const vec odd = _mm512_permutex2var_ps(low, _mm512_or_si512(evens, _mm512_set1_epi32(1)), high);
+    store_bf16(p, even, odd);
     if (terms > 1) {
         const uint8_t *first = (const uint8_t *)p;
-        store_bf16(p + after, vec_sub(low, vec_load_bf16(first)), vec_sub(high, vec_load_bf16(first + 2 * L2C_LANES)));
+        store_bf16(p + after, vec_sub(even, vec_load_bf16(first)), vec_sub(odd, vec_load_bf16(first + 2 * L2C_LANES)));
     }
 }
 
@@ -85,26 +92,29 @@ TILE vec load_some(const l2c_type type, const uint8_t *p, size_t at, size_t n) {
                                : vec_zero();
 }
 
-/* x of one block: rows [0, m), k [0, depth); zeros past both, but sixteen rows without any are left as they are */
-static void pack_rows(uint16_t *to, const float *x, size_t ldx, size_t m, size_t depth) {
+/* Sixteen rows at most, k values of each: B's tiles, STEP_U16 apart; zeros past both. */
+static void sixteen_rows(uint16_t *to, const float *x, size_t ldx, size_t m, size_t k) {
     float plain[TILE_SUMS]; /* [16 rows][16 pairs of bf16], which move as floats */
-    for (size_t i = 0; i < m; i += L2C_LANES) {
-        for (size_t p = 0; p < depth; p += TILE_K) {
-            const bool whole = i + L2C_LANES <= m && p + TILE_K <= depth;
-            for (size_t lane = 0; lane < L2C_LANES; lane++) {
-                uint16_t *out = (uint16_t *)(plain + lane * L2C_LANES);
-                if (whole) {
-                    const float *from = x + (i + lane) * ldx + p;
-                    store_bf16(out, vec_load(from), vec_load(from + L2C_LANES));
-                } else {
-                    const size_t n = i + lane < m ? depth : 0;
-                    const uint8_t *row = (const uint8_t *)(x + (n ? (i + lane) * ldx : 0));
-                    store_bf16(out, load_some(L2C_TYPE_F32, row, p, n), load_some(L2C_TYPE_F32, row, p + L2C_LANES, n));
-                }
+    for (size_t p = 0; p < k; p += TILE_K, to += STEP_U16) {
+        for (size_t lane = 0; lane < L2C_LANES; lane++) {
+            uint16_t *out = (uint16_t *)(plain + lane * L2C_LANES);
+            const float *row = x + (lane < m ? lane : 0) * ldx;
+            if (lane < m && p + TILE_K <= k) {
+                store_terms(out, vec_load(row + p), vec_load(row + p + L2C_LANES), 1, 0);
+            } else {
+                const size_t n = lane < m ? k : 0;
+                store_terms(out, load_some(L2C_TYPE_F32, (const uint8_t *)row, p, n),
+                            load_some(L2C_TYPE_F32, (const uint8_t *)row, p + L2C_LANES, n), 1, 0);
             }
-            uint16_t *tile = to + p / TILE_K * STEP_U16 + i / L2C_LANES * TILE_U16;
-            pack_block((float *)tile, L2C_LANES, plain, L2C_LANES);
         }
+        pack_block((float *)to, L2C_LANES, plain, L2C_LANES);
+    }
+}
+
+static void rows_to_tiles(uint16_t *to, const float *x, size_t ldx, size_t from, size_t end, size_t k) {
+    for (size_t i = from; i < end; i += L2C_LANES) {
+        uint16_t *block = to + i / BLOCK * l2c_tile_block(k);
+        sixteen_rows(block + i % BLOCK / L2C_LANES * TILE_U16, x + i * ldx, ldx, smaller(L2C_LANES, end - i), k);
     }
 }
 
@@ -119,7 +129,10 @@ TILE void floats_to_bf16(const l2c_type type, uint16_t *out, const uint8_t *w, s
     for (; p + TILE_K <= n; p += TILE_K, out += STEP_U16) {
         const uint8_t *from = w + p * bytes;
         if (type == L2C_TYPE_BF16) { /* as they are: the tiles themselves take subnormals for zeros */
-            bvec_store(out, bvec_load((const int8_t *)from));
+            const __m512i order = _mm512_inserti64x4(
+                _mm512_castsi256_si512(_mm256_setr_epi16(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30)),
+                _mm256_setr_epi16(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31), 1);
+            bvec_store(out, _mm512_permutexvar_epi16(order, bvec_load((const int8_t *)from)));
         } else {
             store_terms(out, load_weights(type, from), load_weights(type, from + L2C_LANES * bytes), terms, TERM_U16);
         }
@@ -129,99 +142,205 @@ TILE void floats_to_bf16(const l2c_type type, uint16_t *out, const uint8_t *w, s
     }
 }
 
-TILE vec sixteen_values(const int8_t *values, float scale, float min) {
-    const vec w = vec_of_ints(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)values)));
-    return vec_fma(w, vec_set1(scale), vec_set1(min));
+/* Values of a group are few, but those of eight and of six bits: bf16(scale value + min) of all is a table for them. */
+TILE bool by_table(const l2c_type type) {
+    return type != L2C_TYPE_Q8_0 && type != L2C_TYPE_Q6_K;
 }
 
-/* 256 values, scale value + min: superblock s of a row (kernels_quant.h) */
-TILE void super_to_bf16(const l2c_type type, uint16_t *out, const uint8_t *row, size_t s, size_t k) {
-    uint8_t last[MOST_SUPER_BYTES];
-    int8_t values[L2C_Q8_CHUNK];
+/* Values that have no place among sixteen. */
+TILE bool five_bits(const l2c_type type) {
+    return type == L2C_TYPE_Q5_0 || type == L2C_TYPE_Q5_1 || type == L2C_TYPE_Q5_K;
+}
+
+/* Unsigned values of eight or six bits become floats as bits of base + value, without a conversion. */
+TILE float base_of(const l2c_type type) {
+    return by_table(type) ? 0.0f : type == L2C_TYPE_Q8_0 ? 0x1p15f : 0x1p7f;
+}
+
+/* The groups of a step in lane order: scale value + min. Where values come with a base, both products are exact. */
+typedef struct factors {
     float scales[L2C_LANES], mins[L2C_LANES];
-    const uint8_t *p = super_at(type, last, row, s, k);
-    vec of_mins = vec_zero();
-    const vec of_scales = step_scales(type, (const uint8_t *const[2]){p, p}, &of_mins);
-    vec_store(scales, of_scales);
-    vec_store(mins, has_mins(type) ? of_mins : vec_mul(of_scales, vec_set1(bias_of(type))));
-    UNROLL for (int c = 0; c < CHUNKS; c++) {
-        bvec_store(values, super_values(type, p, c));
-        UNROLL for (int q = 0; q < 4; q += 2) {
-            const int lane = is_narrow(type) ? 4 * q + c : 2 * q + c, next = is_narrow(type) ? lane + 4 : lane;
-            store_bf16(out + (2 * c + q / 2) * STEP_U16,
-                       sixteen_values(values + q * L2C_LANES, scales[lane], mins[lane]),
-                       sixteen_values(values + (q + 1) * L2C_LANES, scales[next], mins[next]));
-        }
+} factors;
+
+TILE void factors_of_step(const l2c_type type, factors *f, const uint8_t *const p[2]) {
+    vec mins = vec_zero();
+    const vec scales = step_scales(type, p, &mins);
+    const float bias = bias_of(type) - (type == L2C_TYPE_Q8_0 ? 128.0f : 0.0f) - base_of(type);
+    vec_store(f->scales, scales);
+    vec_store(f->mins, has_mins(type) ? mins : vec_mul(scales, vec_set1(bias)));
+}
+
+/* In lane order: where the factors of sixteen values are, number i of superblock `half` of a step. */
+TILE size_t lane_of(const l2c_type type, const size_t half, const size_t i) {
+    return is_narrow(type) ? i % 4 * 4 + i / 4 : half * 8 + i / 2 % 2 * 4 + i / 4;
+}
+
+TILE vec scaled(const factors *f, const size_t lane, vec values) {
+    return vec_fma(values, vec_set1(f->scales[lane]), vec_set1(f->mins[lane]));
+}
+
+/* Entries 0 to 15 of one group, then the next sixteen, or those of another. */
+TILE __m512i table_of(const l2c_type type, const factors *f, const size_t lane, const size_t other) {
+    const vec first = vec_load((const float[]){0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15});
+    const bool iq4 = type == L2C_TYPE_IQ4_NL || type == L2C_TYPE_IQ4_XS;
+    const vec values = iq4 ? vec_load((const float[]){L2C_IQ4_VALUES}) : first;
+    const vec next = five_bits(type) ? vec_add(first, vec_set1(16.0f)) : values;
+    return (__m512i)_mm512_cvtne2ps_pbh(scaled(f, other, next), scaled(f, lane, values));
+}
+
+/* Words in the order of a tile, of which bits from `shift` on are those of 32 bytes: even ones, then odd ones. */
+TILE __m512i words_of_bytes(const uint8_t *p, const int shift) {
+    const __m512i shifts =
+        _mm512_inserti64x4(_mm512_set1_epi16((int16_t)shift), _mm256_set1_epi16((int16_t)(shift + 8)), 1);
+    return _mm512_srlv_epi16(_mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *)p)), shifts);
+}
+
+/* The same of sixteen bytes with two values each, the low ones first. */
+TILE __m512i words_of_nibbles(const uint8_t *p) {
+    const __m512i shifts = _mm512_setr_epi64(0, 0, 0x0004000400040004, 0x0004000400040004, 0x0008000800080008,
+                                             0x0008000800080008, 0x000c000c000c000c, 0x000c000c000c000c);
+    return _mm512_srlv_epi16(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)p)), shifts);
+}
+
+TILE __m512i one_bit(const __m512i bits, const int place) {
+    return _mm512_sllv_epi16(_mm512_and_si512(bits, _mm512_set1_epi16(1)), _mm512_set1_epi16((int16_t)place));
+}
+
+/* 32 bits, the one of an even value first */
+TILE __m512i fifth_bits(uint32_t bits) {
+    const uint32_t even = _pext_u32(bits, 0x55555555), odd = _pext_u32(bits, 0xaaaaaaaa);
+    return _mm512_maskz_set1_epi16((__mmask32)(even | odd << 16), 16);
+}
+
+/* What a table is looked up with for 32 values, number i of a superblock: words that may have more bits above. */
+TILE __m512i indexes(const l2c_type type, const uint8_t *p, const int i) {
+    const size_t stride = super_bytes(type) / 8;
+    const uint8_t *block = p + (size_t)i * stride; /* of types of 32 */
+    const int n = i / 4, shift = i % 4 * 2;
+    switch (type) {
+    case L2C_TYPE_Q4_0:
+    case L2C_TYPE_IQ4_NL: return words_of_nibbles(block + 2);
+    case L2C_TYPE_Q4_1: return words_of_nibbles(block + 4);
+    case L2C_TYPE_Q5_0:
+        return _mm512_ternarylogic_epi32(words_of_nibbles(block + 6), _mm512_set1_epi16(15),
+                                         fifth_bits(l2c_u32(block + 2)), 0xea); /* a & b | c */
+    case L2C_TYPE_Q5_1:
+        return _mm512_ternarylogic_epi32(words_of_nibbles(block + 8), _mm512_set1_epi16(15),
+                                         fifth_bits(l2c_u32(block + 4)), 0xea);
+    case L2C_TYPE_IQ4_XS: return words_of_nibbles(p + 8 + 16 * i);
+    case L2C_TYPE_Q4_K: return words_of_bytes(p + 16 + i / 2 * 32, i % 2 * 4);
+    case L2C_TYPE_Q5_K:
+        return _mm512_ternarylogic_epi32(words_of_bytes(p + 48 + i / 2 * 32, i % 2 * 4), _mm512_set1_epi16(15),
+                                         one_bit(words_of_bytes(p + 16, i), 4), 0xea);
+    case L2C_TYPE_Q2_K: return words_of_bytes(p + 16 + 32 * n, shift);
+    case L2C_TYPE_Q3_K:
+        return _mm512_ternarylogic_epi32(words_of_bytes(p + 32 + 32 * n, shift), _mm512_set1_epi16(3),
+                                         one_bit(words_of_bytes(p, i), 2), 0xea);
+    default: /* TQ2_0 */ return words_of_bytes(p + 32 * n, shift);
     }
 }
 
-/* k [p, p + depth) of one column, which begins with byte `at` of its row, zeros up to a multiple of TILE_K */
-TILE void column_to_bf16(const l2c_type type, uint16_t *out, const l2c_matrix *w, const uint8_t *row, size_t at,
-                         size_t p, size_t depth) {
-    const uint8_t *from = row + at;
-    if (type == L2C_TYPE_F16 || type == L2C_TYPE_BF16) {
-        floats_to_bf16(type, out, from, depth, w_terms(type));
-    } else if (type == L2C_TYPE_IQ3_S) { /* and TQ1_0: they have no vectors of integers */
-        float plain[L2C_PANEL_K];
-        w->type->dequantize(plain, from, depth / w->type->values);
-        floats_to_bf16(L2C_TYPE_F32, out, (const uint8_t *)plain, depth, 1);
+/* Sixteen values of 32 that are not looked up, the even or the odd ones, as floats above their base: dwords, whose low bytes
+ * are even values, are shifted to where the base has its units. */
+TILE vec above_base(const l2c_type type, const uint8_t *p, const int i, const int odd) {
+    const __m512i base = (__m512i)vec_set1(base_of(type));
+    if (type == L2C_TYPE_Q8_0) {
+        const __m512i bytes = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(p + 34 * i + 2)));
+        const __m512i flipped = _mm512_xor_si512(base, _mm512_set1_epi32(0x8000)); /* a sign becomes an excess of 128 */
+        return (vec)_mm512_ternarylogic_epi32(odd ? bytes : _mm512_slli_epi32(bytes, 8), _mm512_set1_epi32(0xff00),
+                                              flipped, 0x6a); /* a & b ^ c */
+    }
+    const int n = i / 4, high = i % 4 / 2; /* Q6_K */
+    const __m512i low = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(p + 64 * n + i % 2 * 32)));
+    const __m512i upper = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(p + 128 + 32 * n)));
+    const __m512i four = _mm512_slli_epi32(low, (unsigned)(16 - 8 * odd - 4 * high));
+    const __m512i two = _mm512_slli_epi32(upper, (unsigned)(20 - 8 * odd - i % 4 * 2));
+    const __m512i with_four = _mm512_ternarylogic_epi32(four, _mm512_set1_epi32(0xf0000), base, 0xea);
+    return (vec)_mm512_ternarylogic_epi32(two, _mm512_set1_epi32(0x300000), with_four, 0xea);
+}
+
+/* 64 values of a superblock, number c, to two tiles */
+TILE void chunk_to_bf16(const l2c_type type, uint16_t *out, const uint8_t *p, const factors *f, const size_t half,
+                        const int c) {
+    const size_t i = 4 * (size_t)c;
+    const size_t lanes[4] = {lane_of(type, half, i), lane_of(type, half, i + 1), lane_of(type, half, i + 2),
+                             lane_of(type, half, i + 3)};
+    if (type == L2C_TYPE_Q8_0) {
+        UNROLL for (int t = 0; t < 2; t++) {
+            store_bf16(out + t * STEP_U16, scaled(f, lanes[2 * t], above_base(type, p, 2 * c + t, 0)),
+                       scaled(f, lanes[2 * t], above_base(type, p, 2 * c + t, 1)));
+        }
+        return;
+    }
+    if (type == L2C_TYPE_Q6_K) { /* of sixteen even values eight belong to each group */
+        UNROLL for (int t = 0; t < 2; t++) {
+            const vec scale =
+                _mm512_mask_blend_ps(0xff00, vec_set1(f->scales[lanes[2 * t]]), vec_set1(f->scales[lanes[2 * t + 1]]));
+            const vec min =
+                _mm512_mask_blend_ps(0xff00, vec_set1(f->mins[lanes[2 * t]]), vec_set1(f->mins[lanes[2 * t + 1]]));
+            store_bf16(out + t * STEP_U16, vec_fma(above_base(type, p, 2 * c + t, 0), scale, min),
+                       vec_fma(above_base(type, p, 2 * c + t, 1), scale, min));
+        }
+        return;
+    }
+    __m512i low = indexes(type, p, 2 * c), high = indexes(type, p, 2 * c + 1), of_low, of_high;
+    const int bits = is_narrow(type) ? type == L2C_TYPE_Q3_K ? 7 : 3 : type == L2C_TYPE_TQ2_0 ? 3 : 15;
+    if (is_narrow(type)) { /* two groups of sixteen, even and odd ones of each: the second takes the upper table */
+        const __m512i second = _mm512_setr_epi64(0, 0, 0x0010001000100010, 0x0010001000100010, 0, 0, 0x0010001000100010,
+                                                 0x0010001000100010);
+        low = _mm512_ternarylogic_epi32(low, _mm512_set1_epi16((int16_t)bits), second, 0xea);
+        high = _mm512_ternarylogic_epi32(high, _mm512_set1_epi16((int16_t)bits), second, 0xea);
+        of_low = table_of(type, f, lanes[0], lanes[1]);
+        of_high = table_of(type, f, lanes[2], lanes[3]);
+    } else if (five_bits(type)) {
+        of_low = table_of(type, f, lanes[0], lanes[0]);
+        of_high = table_of(type, f, lanes[2], lanes[2]);
     } else {
-        super_to_bf16(type, out, row, p / SUPER, w->k);
+        low = _mm512_and_si512(low, _mm512_set1_epi16((int16_t)bits));
+        high = _mm512_ternarylogic_epi32(high, _mm512_set1_epi16((int16_t)bits), _mm512_set1_epi16(16), 0xea);
+        of_low = of_high = table_of(type, f, lanes[0], lanes[2]);
+    }
+    bvec_store(out, _mm512_permutexvar_epi16(low, of_low));
+    bvec_store(out + STEP_U16, _mm512_permutexvar_epi16(high, of_high));
+}
+
+/* Superblock s of a row. f: the factors of its step, which the first of two finds for both. */
+TILE void super_to_bf16(const l2c_type type, uint16_t *out, const uint8_t *row, size_t s, size_t k, factors *f) {
+    uint8_t last[2][MOST_SUPER_BYTES];
+    const bool alone = is_narrow(type);
+    const uint8_t *p = super_at(type, last[0], row, s, k);
+    if (alone || s % 2 == 0) {
+        factors_of_step(type, f, (const uint8_t *const[2]){p, alone ? p : super_at(type, last[1], row, s + 1, k)});
+    }
+    if (alone || s % 2 == 0) {
+        UNROLL for (int c = 0; c < CHUNKS; c++) chunk_to_bf16(type, out + 2 * c * STEP_U16, p, f, 0, c);
+    } else {
+        UNROLL for (int c = 0; c < CHUNKS; c++) chunk_to_bf16(type, out + 2 * c * STEP_U16, p, f, 1, c);
     }
 }
 
-/* w of one block: columns [0, n), k [p, p + depth); zeros past both */
-TILE void pack_columns_of(const l2c_type type, uint16_t *to, const l2c_matrix *w, size_t n, size_t p, size_t depth) {
-    const size_t values = w->type->values, at = p / values * w->type->bytes, bytes = depth / values * w->type->bytes;
-    for (size_t j = 0; j < BLOCK; j++) {
-        uint16_t *out = to + j * TILE_K; /* the two tiles of a step lie one after the other */
-        if (j < n) {
-            const uint8_t *row = w->data + j * w->row_bytes;
-            /* the next block's column: so many streams are more than the hardware follows */
-            for (size_t ahead = 0; ahead < bytes; ahead += 64) {
-                PREFETCH((const char *)row + BLOCK * w->row_bytes + at + ahead);
-            }
-            column_to_bf16(type, out, w, row, at, p, depth);
-        } else {
-            for (size_t step = 0; step < L2C_PANEL_K / TILE_K; step++) {
-                store_terms(out + step * STEP_U16, vec_zero(), vec_zero(), w_terms(type), TERM_U16);
-            }
-        }
+/* k [p, p + SUPER) of a row, zeros past its end up to a multiple of TILE_K at least; p goes up for each f */
+TILE void piece_to_bf16(const l2c_type type, uint16_t *out, const l2c_matrix *w, const uint8_t *row, size_t p,
+                        factors *f) {
+    const size_t n = smaller(SUPER, w->k - p);
+    const uint8_t *from = row + p / w->type->values * w->type->bytes;
+    if (type == L2C_TYPE_F16 || type == L2C_TYPE_BF16) {
+        floats_to_bf16(type, out, from, n, w_terms(type));
+    } else if (type == L2C_TYPE_IQ3_S) { /* and TQ1_0: they have no vectors of integers */
+        float plain[SUPER];
+        w->type->dequantize(plain, from, n / w->type->values);
+        floats_to_bf16(L2C_TYPE_F32, out, (const uint8_t *)plain, n, 1);
+    } else {
+        super_to_bf16(type, out, row, p / SUPER, w->k, f);
     }
 }
 
-static void pack_columns(uint16_t *to, const l2c_matrix *w, size_t n, size_t p, size_t depth) {
-#define CASE(type)                                                                                                     \
-    case type: pack_columns_of(type, to, w, n, p, depth); break
-    switch (w->type->type) {
-        CASE(L2C_TYPE_F16);
-        CASE(L2C_TYPE_BF16);
-        CASE(L2C_TYPE_Q4_0);
-        CASE(L2C_TYPE_Q4_1);
-        CASE(L2C_TYPE_Q5_0);
-        CASE(L2C_TYPE_Q5_1);
-        CASE(L2C_TYPE_Q8_0);
-        CASE(L2C_TYPE_Q2_K);
-        CASE(L2C_TYPE_Q3_K);
-        CASE(L2C_TYPE_Q4_K);
-        CASE(L2C_TYPE_Q5_K);
-        CASE(L2C_TYPE_Q6_K);
-        CASE(L2C_TYPE_IQ4_NL);
-        CASE(L2C_TYPE_IQ4_XS);
-        CASE(L2C_TYPE_TQ2_0);
-    default: pack_columns_of(L2C_TYPE_IQ3_S, to, w, n, p, depth);
-    }
-#undef CASE
+/* Bytes of SUPER values. */
+TILE size_t most_bytes(const l2c_type type) {
+    return type == L2C_TYPE_F16 || type == L2C_TYPE_BF16 ? 2 * SUPER : type == L2C_TYPE_IQ3_S ? 110 : super_bytes(type);
 }
 
 /* ---- Products of tiles: 0 to 3 are the sums, 4 and 5 columns of w, 6 and 7 rows of x ---- */
-
-TILE void load_sums(const float *sums) {
-    _tile_loadd(0, sums, TILE_BYTES);
-    _tile_loadd(1, sums + TILE_SUMS, TILE_BYTES);
-    _tile_loadd(2, sums + 2 * TILE_SUMS, TILE_BYTES);
-    _tile_loadd(3, sums + 3 * TILE_SUMS, TILE_BYTES);
-}
 
 TILE void zero_sums(void) {
     _tile_zero(0);
@@ -237,97 +356,171 @@ TILE void store_sums(float *sums) {
     _tile_stored(3, sums + 3 * TILE_SUMS, TILE_BYTES);
 }
 
-/* sums[j][i] += sum_k w[j][k] x[k][i] over so many steps of TILE_K; not wide: the second sixteen rows are not there */
-TILE void multiply(const bool wide, const uint16_t *w, const uint16_t *x, size_t steps) {
-    for (size_t s = 0; s < steps; s++, w += STEP_U16, x += STEP_U16) {
-        _tile_loadd(4, w, TILE_BYTES);
-        _tile_loadd(6, x, TILE_BYTES);
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_loadd(5, w + TILE_U16, TILE_BYTES);
-        _tile_dpbf16ps(2, 5, 6);
-        if (wide) {
-            _tile_loadd(7, x + TILE_U16, TILE_BYTES);
-            _tile_dpbf16ps(1, 4, 7);
-            _tile_dpbf16ps(3, 5, 7);
-        }
+/* ---- A block of columns ---- */
+
+/* Columns of w over a panel of k for a group of rows. Pieces of work, done between the products: first the last block of
+ * rows, whose sums are added to y, a tile each; then a share of the next block of columns, which is unpacked. */
+typedef struct panel_job {
+    const l2c_matrix *w;
+    size_t from, depth;  /* of k */
+    size_t n;            /* columns */
+    size_t unpack;       /* the first of the columns being unpacked */
+    uint16_t *unpacked;  /* [terms][L2C_TILES_K / TILE_K][2][16 columns][32 k] */
+    size_t pieces, done; /* of these columns */
+    size_t column, at;   /* the next one: column of the block, k of the panel */
+    float *y;            /* where the sums of the last block of rows go; m and width of it there, 0: none */
+    size_t ldy, m, width;
+    bool add;
+    const float *sums;
+    factors factors[BLOCK]; /* of the columns being unpacked */
+} panel_job;
+
+static void begin_unpacking(panel_job *j, uint16_t *to, size_t column) {
+    j->unpack = column;
+    j->unpacked = to;
+    j->done = j->column = j->at = 0;
+    j->pieces = column < j->n ? smaller(BLOCK, j->n - column) * ((j->depth + SUPER - 1) / SUPER) : 0;
+}
+
+/* Pieces go along the columns of a block first, whose tiles are then whole while they are in the first-level cache. */
+TILE void unpack_piece(const l2c_type type, panel_job *j) {
+    const l2c_matrix *w = j->w;
+    const size_t bytes = SUPER / w->type->values * w->type->bytes;
+    const uint8_t *row = w->data + (j->unpack + j->column) * w->row_bytes,
+                  *from = row + (j->from + j->at) / SUPER * bytes;
+    /* the same column's next piece, or the first one of the next block's: so many streams are more than the hardware
+     * follows */
+    const uint8_t *soon = from + (j->at + SUPER < j->depth ? bytes : BLOCK * w->row_bytes - j->at / SUPER * bytes);
+    UNROLL for (size_t b = 0; b < most_bytes(type); b += 64) PREFETCH((const char *)soon + b);
+    piece_to_bf16(type, j->unpacked + j->at / TILE_K * STEP_U16 + j->column * TILE_K, w, row, j->from + j->at,
+                  &j->factors[j->column]);
+    j->done++;
+    if (++j->column == BLOCK || j->unpack + j->column == j->n) {
+        j->column = 0;
+        j->at += SUPER;
     }
 }
 
-TILE void block_product(const bool wide, float *sums, const tiles *t, const uint16_t *x, size_t steps, bool first) {
-    STORED();
-    if (first) {
-        zero_sums();
-    } else {
-        load_sums(sums);
+/* y[16][16] (+)= a tile of sums */
+static void add_tile(panel_job *j, size_t tile) {
+    const size_t row = tile % 2 * L2C_LANES, column = tile / 2 * L2C_LANES;
+    if (row >= j->m || column >= j->width) {
+        return;
     }
-    if (t->w_terms > 1) {
-        multiply(wide, t->w + TERM_U16, x, steps);
-    }
-    multiply(wide, t->w, x, steps);
-    store_sums(sums);
-}
-
-/* y[m][n] (+)= the sums of one block */
-static void add_block(float *y, size_t ldy, const float *sums, size_t m, size_t n, bool add) {
+    const size_t height = smaller(L2C_LANES, j->m - row), width = smaller(L2C_LANES, j->width - column);
     float rows[TILE_SUMS];
-    for (size_t i = 0; i < m; i += L2C_LANES) {
-        for (size_t j = 0; j < n; j += L2C_LANES) {
-            const size_t height = smaller(L2C_LANES, m - i), width = smaller(L2C_LANES, n - j);
-            pack_block(rows, L2C_LANES, sums + (j / L2C_LANES * 2 + i / L2C_LANES) * TILE_SUMS, L2C_LANES);
-            for (size_t r = 0; r < height; r++) {
-                const vec sum = vec_load(rows + r * L2C_LANES);
-                float *out = y + (i + r) * ldy + j;
-                vec_store_n(out, add ? vec_add(vec_load_n(out, width), sum) : sum, width);
-            }
+    pack_block(rows, L2C_LANES, j->sums + tile * TILE_SUMS, L2C_LANES);
+    for (size_t i = 0; i < height; i++) {
+        const vec sum = vec_load(rows + i * L2C_LANES);
+        float *out = j->y + (row + i) * j->ldy + column;
+        if (width < L2C_LANES) {
+            vec_store_n(out, j->add ? vec_add(vec_load_n(out, width), sum) : sum, width);
+        } else {
+            vec_store(out, j->add ? vec_add(vec_load(out), sum) : sum);
         }
     }
 }
 
-/* All of k for m <= L2C_TILE_ROWS rows, n <= L2C_TILE_COLUMNS columns. */
-static void pass(const tiles *t, float *y, size_t ldy, const float *x, size_t ldx, const l2c_matrix *w, size_t m,
-                 size_t n, bool add) {
-    const size_t height = (m + BLOCK - 1) / BLOCK;
-    for (size_t p = 0; p < w->k; p += L2C_PANEL_K) {
-        const size_t depth = smaller(L2C_PANEL_K, w->k - p), steps = (depth + TILE_K - 1) / TILE_K;
-        for (size_t i = 0; i < m; i += BLOCK) {
-            pack_rows(t->x + i / BLOCK * TERM_U16, x + i * ldx + p, ldx, smaller(BLOCK, m - i), depth);
-        }
-        for (size_t j = 0; j < n; j += BLOCK) {
-            const l2c_matrix columns = {w->data + j * w->row_bytes, w->row_bytes, w->k, w->type};
-            pack_columns(t->w, &columns, smaller(BLOCK, n - j), p, depth);
-            for (size_t i = 0; i < m; i += BLOCK) {
-                const uint16_t *rows = t->x + i / BLOCK * TERM_U16;
-                float *sums = t->sums + (j / BLOCK * height + i / BLOCK) * BLOCK_SUMS;
-                if (m - i > L2C_LANES) {
-                    block_product(true, sums, t, rows, steps, p == 0);
-                } else {
-                    block_product(false, sums, t, rows, steps, p == 0);
-                }
+/* sums[j][i] = sum_k w[j][k] x[k][i] over so many steps of TILE_K; not wide: the second sixteen rows are not there. With
+ * it, the tiles of the last block go to y, and columns are unpacked until `due` are. */
+TILE void block_product(const l2c_type type, const bool wide, float *sums, const uint16_t *w, const uint16_t *x,
+                        size_t steps, panel_job *j, size_t due, const float *y, size_t rows) {
+    const size_t all = w_terms(type) * steps, todo = due - j->done;
+    size_t tile = 0, owed = 0;
+    zero_sums();
+    for (size_t term = w_terms(type); term-- > 0;) {
+        const uint16_t *wp = w + term * TERM_U16, *xp = x;
+        for (size_t s = 0; s < steps; s++, wp += STEP_U16, xp += STEP_U16) {
+            if (s < rows) {
+                __builtin_prefetch(y + s * j->ldy, 1);
+                __builtin_prefetch(y + s * j->ldy + L2C_LANES, 1);
+            }
+            STORED();
+            _tile_loadd(4, wp, TILE_BYTES);
+            _tile_loadd(6, xp, TILE_BYTES);
+            _tile_loadd(5, wp + TILE_U16, TILE_BYTES);
+            if (wide) {
+                _tile_loadd(7, xp + TILE_U16, TILE_BYTES);
+            }
+            _tile_dpbf16ps(0, 4, 6);
+            _tile_dpbf16ps(2, 5, 6);
+            if (wide) {
+                _tile_dpbf16ps(1, 4, 7);
+                _tile_dpbf16ps(3, 5, 7);
+            }
+            if (tile < BLOCK_TILES) {
+                add_tile(j, tile++);
+            }
+            for (owed += todo; owed >= all; owed -= all) {
+                unpack_piece(type, j);
             }
         }
     }
-    for (size_t j = 0; j < n; j += BLOCK) {
-        for (size_t i = 0; i < m; i += BLOCK) {
-            add_block(y + i * ldy + j, ldy, t->sums + (j / BLOCK * height + i / BLOCK) * BLOCK_SUMS,
-                      smaller(BLOCK, m - i), smaller(BLOCK, n - j), add);
+    for (; tile < BLOCK_TILES; tile++) {
+        add_tile(j, tile);
+    }
+    store_sums(sums);
+    STORED();
+}
+
+/* y[m][n] (+)= k [from, from + depth) of m rows, at most GROUP_BLOCKS of BLOCK, times w */
+TILE void panel_product(const l2c_type type, float *y, size_t ldy, const uint16_t *x, const l2c_matrix *w, size_t from,
+                        size_t depth, size_t m, size_t n, bool add, float *scratch) {
+    const size_t steps = (depth + TILE_K - 1) / TILE_K, blocks = (m + BLOCK - 1) / BLOCK;
+    float *sums = scratch;                                      /* of two blocks of rows in turn */
+    uint16_t *columns = (uint16_t *)(scratch + 2 * BLOCK_SUMS); /* two blocks of columns in turn */
+    panel_job j = {.w = w, .from = from, .depth = depth, .n = n, .add = add, .ldy = ldy};
+    begin_unpacking(&j, columns, 0);
+    while (j.done < j.pieces) {
+        unpack_piece(type, &j);
+    }
+    for (size_t c = 0, odd = 0; c < n; c += BLOCK) {
+        const uint16_t *now = j.unpacked;
+        begin_unpacking(&j, columns + (c / BLOCK + 1) % 2 * 2 * TERM_U16, c + BLOCK);
+        for (size_t i = 0; i < blocks; i++, odd = !odd) {
+            float *of_block = sums + odd * BLOCK_SUMS;
+            const uint16_t *rows = x + i * l2c_tile_block(w->k) + from / TILE_K * STEP_U16;
+            const size_t due = j.pieces * (i + 1) / blocks;
+            if (m - i * BLOCK > L2C_LANES) {
+                block_product(type, true, of_block, now, rows, steps, &j, due, y + i * BLOCK * ldy + c,
+                              smaller(BLOCK, m - i * BLOCK));
+            } else {
+                block_product(type, false, of_block, now, rows, steps, &j, due, y + i * BLOCK * ldy + c,
+                              smaller(BLOCK, m - i * BLOCK));
+            }
+            j.sums = of_block;
+            j.y = y + i * BLOCK * ldy + c;
+            j.m = smaller(BLOCK, m - i * BLOCK);
+            j.width = smaller(BLOCK, n - c);
+        }
+    }
+    for (size_t tile = 0; tile < BLOCK_TILES; tile++) {
+        add_tile(&j, tile);
+    }
+}
+
+TILE void tiles_of(const l2c_type type, float *y, size_t ldy, const uint16_t *x, const l2c_matrix *w, size_t m,
+                   size_t n, bool add, float *scratch) {
+    for (size_t i = 0; i < m; i += GROUP_BLOCKS * BLOCK) {
+        for (size_t p = 0; p < w->k; p += L2C_TILES_K) {
+            panel_product(type, y + i * ldy, ldy, x + i / BLOCK * l2c_tile_block(w->k), w, p,
+                          smaller(L2C_TILES_K, w->k - p), smaller(GROUP_BLOCKS * BLOCK, m - i), n, add || p, scratch);
         }
     }
 }
 
-static void gemm_tiles(float *y, size_t ldy, const float *x, size_t ldx, const l2c_matrix *w, size_t m, size_t n,
-                       bool add, float *panel) {
-    tiles t = {.w = (uint16_t *)panel, .w_terms = w_terms(w->type->type)};
-    const size_t height = (smaller(m, L2C_TILE_ROWS) + BLOCK - 1) / BLOCK;
-    t.x = t.w + t.w_terms * TERM_U16;
-    t.sums = (float *)(t.x + height * TERM_U16);
+static void gemm_tiles(float *y, size_t ldy, const uint16_t *x, const l2c_matrix *w, size_t m, size_t n, bool add,
+                       float *scratch) {
     _tile_loadconfig(&eight_tiles);
-    for (size_t i = 0; i < m; i += L2C_TILE_ROWS) {
-        for (size_t j = 0; j < n; j += L2C_TILE_COLUMNS) {
-            const l2c_matrix columns = {w->data + j * w->row_bytes, w->row_bytes, w->k, w->type};
-            pass(&t, y + i * ldy + j, ldy, x + i * ldx, ldx, &columns, smaller(L2C_TILE_ROWS, m - i),
-                 smaller(L2C_TILE_COLUMNS, n - j), add);
-        }
+#define CASE(type)                                                                                                     \
+    case type: tiles_of(type, y, ldy, x, w, m, n, add, scratch); break
+    switch (w->type->type) {
+        EACH_INTEGER_TYPE
+        CASE(L2C_TYPE_F16);
+        CASE(L2C_TYPE_BF16);
+    default: tiles_of(L2C_TYPE_IQ3_S, y, ldy, x, w, m, n, add, scratch);
     }
+#undef CASE
     _tile_release(); /* the system need not save the registers of a thread that does something else */
 }
 

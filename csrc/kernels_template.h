@@ -31,7 +31,7 @@
  * accumulators its registers hold.
  * Tiles are inlined with constant sizes, so that their accumulators live in registers.
  * PANEL_ROWS: rows from which on panels of quantised types pay; 0: never.
- * LEVEL_HAS_TILES: it has a gemm_tiles and a probe_tiles. LEVEL_HAS_WORDS: it has a gemm_quant; LEVEL_TAKES_WORDS: and takes
+ * LEVEL_HAS_TILES: it has gemm_tiles, rows_to_tiles and probe_tiles. LEVEL_HAS_WORDS: it has a gemm_quant; LEVEL_TAKES_WORDS: and takes
  * prompt rows by it.
  * LEVEL_HAS_SHORT_DOTS: products with a panel are summed in 16 bits first: dots; dots_begin(sum), dots_add(d, w, four) for
  * unsigned w, dots_end(d, sum) = sum + d.
@@ -282,6 +282,7 @@ const l2c_kernels L2C_JOIN(l2c_kernels_, LEVEL) = {
     .probe_fma = probe_fma,
 #ifdef LEVEL_HAS_TILES
     .gemm_tiles = gemm_tiles,
+    .rows_to_tiles = rows_to_tiles,
     .probe_tiles = probe_tiles,
 #endif
 };

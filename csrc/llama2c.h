@@ -59,6 +59,7 @@ typedef struct l2c_config {
     int32_t group_size;  /* of llama2.c version 2: int8 values that share an f32 scale; else 0 */
     bool tied;           /* the classifier is the embedding table */
     bool blocks;         /* some matrices are of GGUF's integer types */
+    bool below_f32;      /* some matrices are of these or of 16 bits */
     int32_t window;      /* positions that a token sees, its own the last; 0: all */
     int32_t lora_rank;   /* the most values that adapters make of an input: sum of the ranks for it; 0: no adapters */
     const char *kv_type; /* of the keys and values that sessions hold: "f32", "f16" or "q8" */
@@ -109,7 +110,7 @@ typedef struct l2c_table {
     size_t n_files;
     const l2c_table_entry *entries; /* [n_entries] each tensor of the model once, in any order; no "output" if tied */
     size_t n_entries;
-    l2c_config config;       /* but for weight_type, blocks, group_size and kv_type, which follow from the entries */
+    l2c_config config;       /* but for weight_type, blocks, below_f32, group_size and kv_type, which follow from the entries */
     double rope_factor;      /* positions are divided by it, 1: as they are */
     const float *rope_freqs; /* [head_dim / 2] divisors of RoPE's frequencies, NULL: none */
     /* Of a head's rows in attn_q and attn_k RoPE turns i with i + head_dim / 2, not 2 i with 2 i + 1 as in GGUF. */

@@ -148,7 +148,7 @@ void l2c_matmul(const l2c_team *team, const l2c_kernels *kernels, float *y, cons
     float *to = out + x->prompt * ldy;
     const bool tiles = kernels->gemm_tiles && w->type->type != L2C_TYPE_F32;
     if (x->prompt && tiles) {
-        kernels->gemm_tiles(out, ldy, x->x, x->stride, &matrix, x->prompt, n, add, scratch);
+        kernels->gemm_tiles(out, ldy, x->tiles, &matrix, x->prompt, n, add, scratch);
     } else if (x->prompt && !w->type->integer) {
         kernels->gemm_f32(out, ldy, x->x, x->stride, &matrix, x->prompt, n, add, scratch);
     } else if (x->s16.rows) {

@@ -32,13 +32,14 @@ l2c_range l2c_team_share(const l2c_team *team, size_t n, size_t unit);
 typedef struct l2c_rows {
     const float *x; /* [prompt + generated][stride] */
     size_t stride, prompt, generated;
-    l2c_q8_rows q8;   /* the same rows in int8, for Q8_GROUP */
-    l2c_s16_rows s16; /* for GGUF's integer types: the first rows, prompt rows all of them, or none */
-    l2c_s8_rows s8;   /* the others, but prompt rows that go by tiles */
+    l2c_q8_rows q8;        /* the same rows in int8, for Q8_GROUP */
+    l2c_s16_rows s16;      /* for GGUF's integer types: the first rows, prompt rows all of them, or none */
+    l2c_s8_rows s8;        /* the others, but prompt rows that go by tiles */
+    const uint16_t *tiles; /* prompt rows in the blocks of gemm_tiles, at a level that has it; NULL: none is needed */
 } l2c_rows;
 
 /* y[row][n] (+)= x[row] @ w^T, shared by columns. scratch: this thread's: L2C_PANEL_FLOATS, w->cols,
- * l2c_quant_panel(w->cols) and, at a level with tiles, l2c_tile_floats(x->prompt) must fit. */
+ * l2c_quant_panel(w->cols) and, where there are x->tiles, L2C_TILES_FLOATS must fit. */
 void l2c_matmul(const l2c_team *team, const l2c_kernels *kernels, float *y, const l2c_rows *x, const l2c_tensor *w,
                 bool add, float *scratch);
 

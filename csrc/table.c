@@ -116,6 +116,7 @@ static void read_types(l2c_config *c, const l2c_model *m) {
     for (size_t i = c->tied ? 1 : 0; i < l2c_model_tensors(m); i++) {
         const l2c_tensor *t = &m->tensors[i];
         c->blocks |= t->type->integer;
+        c->below_f32 |= t->type->type != L2C_TYPE_F32;
         bytes[t->type->type] += l2c_tensor_bytes(t);
         if (bytes[t->type->type] > most) {
             most = bytes[t->type->type];
@@ -158,7 +159,7 @@ static int own(l2c_model *m, const l2c_table *table, l2c_error *error) {
 
 int l2c_table_model(l2c_model *out, const l2c_table *table, const l2c_file *files, l2c_error *error) {
     *out = (l2c_model){.config = table->config, .rope_factor = table->rope_factor, .rope_halves = table->rope_halves};
-    out->config.blocks = false;
+    out->config.blocks = out->config.below_f32 = false;
     out->config.group_size = 0;
     out->config.weight_type = "F32";
     if (check_shape(&out->config, error) || check_constants(table, error)) {

@@ -20,7 +20,7 @@
 #include <unistd.h>
 #endif
 
-enum { MAX_K = 768, MAX_BYTES = 4 * MAX_K, GAP = 3, GUARD = 16, SUPER = 256 };
+enum { MAX_K = L2C_TILES_K + 2 * 256, GAP = 3, GUARD = 16, SUPER = 256 };
 
 static const float CANARY = 12345.5f;
 
@@ -87,15 +87,23 @@ static void discard(problem *p) {
 static void multiply(const l2c_kernels *kernels, float *y, const problem *p, size_t i, size_t m, size_t j, size_t n,
                      bool add) {
     const l2c_matrix w = {p->w + j * p->row_bytes, p->row_bytes, p->k, p->type};
-    const size_t floats = l2c_tile_floats(m), ldy = p->n + GAP;
-    float *memory = grab((floats + 2 * GUARD) * sizeof *memory);
-    float *panel = (float *)(((uintptr_t)memory + 63) / 64 * 64);
-    for (size_t at = 0; at < floats; at++) {
+    const size_t blocks = (m + L2C_TILE_ROWS - 1) / L2C_TILE_ROWS, of_x = blocks * l2c_tile_block(p->k) / 2;
+    const size_t floats = L2C_TILES_FLOATS, ldy = p->n + GAP;
+    float *memory = grab((floats + of_x + 3 * GUARD) * sizeof *memory);
+    float *panel = (float *)(((uintptr_t)memory + 63) / 64 * 64), *x = panel + floats + GUARD;
+    for (size_t at = 0; at < floats + GUARD + of_x; at++) {
         panel[at] = NAN; /* nothing may depend on what was there */
     }
-    panel[floats] = CANARY;
-    kernels->gemm_tiles(y + i * ldy + j, ldy, p->x + i * (p->k + GAP), p->k + GAP, &w, m, n, add, panel);
-    failures += memcmp(&panel[floats], &CANARY, sizeof CANARY) != 0;
+    panel[floats] = x[of_x] = CANARY;
+    /* in two parts, as threads share them */
+    const size_t first = m > 2 * L2C_LANES ? 2 * L2C_LANES + L2C_LANES * (m % 2) : m;
+    const float *rows = p->x + i * (p->k + GAP);
+    kernels->rows_to_tiles((uint16_t *)x, rows, p->k + GAP, 0, first < m ? first : m, p->k);
+    if (first < m) {
+        kernels->rows_to_tiles((uint16_t *)x, rows, p->k + GAP, first, m, p->k);
+    }
+    kernels->gemm_tiles(y + i * ldy + j, ldy, (const uint16_t *)x, &w, m, n, add, panel);
+    failures += memcmp(&panel[floats], &CANARY, sizeof CANARY) != 0 || memcmp(&x[of_x], &CANARY, sizeof CANARY) != 0;
     free(memory);
     products++;
 #ifdef L2C_EMULATE_AMX
@@ -167,12 +175,14 @@ static void check(const l2c_kernels *kernels, l2c_type type, size_t m, size_t n,
     }
     equal(&p, whole, parts, "depends on its companions");
 
-    memcpy(parts, p.before, size);
-    multiply(kernels, parts, &p, 0, m, 0, n, true);
-    for (size_t at = 0; at < m * (n + GAP); at++) {
-        whole[at] = at % (n + GAP) < n ? p.before[at] + whole[at] : whole[at];
+    if (k <= L2C_TILES_K) { /* else it is added part by part */
+        memcpy(parts, p.before, size);
+        multiply(kernels, parts, &p, 0, m, 0, n, true);
+        for (size_t at = 0; at < m * (n + GAP); at++) {
+            whole[at] = at % (n + GAP) < n ? p.before[at] + whole[at] : whole[at];
+        }
+        equal(&p, whole, parts, "is not what was there and the product");
     }
-    equal(&p, whole, parts, "is not what was there and the product");
     free(whole);
     free(parts);
     discard(&p);
@@ -180,7 +190,7 @@ static void check(const l2c_kernels *kernels, l2c_type type, size_t m, size_t n,
 
 static void check_level(const l2c_kernels *kernels) {
     static const size_t ms[] = {1, 2, 15, 16, 17, 32, 33, 50}, ns[] = {1, 15, 16, 17, 32, 33, 70};
-    static const size_t ks[] = {1, 2, 31, 32, 33, 64, 255, 256, 257, 288, 512, 700, MAX_K};
+    static const size_t ks[] = {1, 2, 31, 32, 33, 64, 255, 256, 257, 288, 512, 700, 768};
     for (size_t t = 0; t < TYPES; t++) {
         const l2c_type_info *type = l2c_type_of((uint32_t)types[t]);
         double squares = 0, errors = 0;
@@ -193,9 +203,9 @@ static void check_level(const l2c_kernels *kernels) {
                 }
             }
         }
-        /* more than a pass takes */
-        check(kernels, types[t], L2C_TILE_ROWS + 20, 40, SUPER, &squares, &errors);
-        check(kernels, types[t], 20, L2C_TILE_COLUMNS + 20, SUPER, &squares, &errors);
+        /* more than go over the columns together; more than is summed in one go */
+        check(kernels, types[t], 8 * L2C_TILE_ROWS + 20, 40, SUPER, &squares, &errors);
+        check(kernels, types[t], 40, 70, L2C_TILES_K + 2 * SUPER, &squares, &errors);
         const double nmse = errors / squares;
         if (nmse > 1e-5) {
             failures++;
