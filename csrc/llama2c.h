@@ -110,7 +110,7 @@ typedef struct l2c_table {
     size_t n_files;
     const l2c_table_entry *entries; /* [n_entries] each tensor of the model once, in any order; no "output" if tied */
     size_t n_entries;
-    l2c_config config;       /* but for weight_type, blocks, below_f32, group_size and kv_type, which follow from the entries */
+    l2c_config config;       /* but for what follows from the entries: types, group_size and kv_type */
     double rope_factor;      /* positions are divided by it, 1: as they are */
     const float *rope_freqs; /* [head_dim / 2] divisors of RoPE's frequencies, NULL: none */
     /* Of a head's rows in attn_q and attn_k RoPE turns i with i + head_dim / 2, not 2 i with 2 i + 1 as in GGUF. */
