@@ -360,8 +360,11 @@ TILE void store_sums(float *sums) {
 
 /* Columns of w over a panel of k for a group of rows. Pieces of work, done between the products: first the last block of
  * rows, whose sums are added to y, a tile each; then a share of the next block of columns, which is unpacked. */
-typedef struct panel_job {
+typedef struct panel_job panel_job;
+struct panel_job {
+    void (*unpack_piece)(panel_job *j); /* by type */
     const l2c_matrix *w;
+    size_t terms;
     size_t from, depth;  /* of k */
     size_t n;            /* columns */
     size_t unpack;       /* the first of the columns being unpacked */
@@ -373,7 +376,7 @@ typedef struct panel_job {
     bool add;
     const float *sums;
     factors factors[BLOCK]; /* of the columns being unpacked */
-} panel_job;
+};
 
 static void begin_unpacking(panel_job *j, uint16_t *to, size_t column) {
     j->unpack = column;
@@ -383,7 +386,7 @@ static void begin_unpacking(panel_job *j, uint16_t *to, size_t column) {
 }
 
 /* Pieces go along the columns of a block first, whose tiles are then whole while they are in the first-level cache. */
-TILE void unpack_piece(const l2c_type type, panel_job *j) {
+TILE void piece_of(const l2c_type type, panel_job *j) {
     const l2c_matrix *w = j->w;
     const size_t bytes = SUPER / w->type->values * w->type->bytes;
     const uint8_t *row = w->data + (j->unpack + j->column) * w->row_bytes,
@@ -400,6 +403,19 @@ TILE void unpack_piece(const l2c_type type, panel_job *j) {
         j->at += SUPER;
     }
 }
+
+#define EACH_TYPE                                                                                                      \
+    EACH_INTEGER_TYPE                                                                                                  \
+    CASE(L2C_TYPE_F16);                                                                                                \
+    CASE(L2C_TYPE_BF16);                                                                                               \
+    CASE(L2C_TYPE_IQ3_S);
+#define CASE(type)                                                                                                     \
+    static void piece_of_##type(panel_job *j) {                                                                        \
+        piece_of(type, j);                                                                                             \
+    }                                                                                                                  \
+    _Static_assert(true, "")
+EACH_TYPE
+#undef CASE
 
 /* y[16][16] (+)= a tile of sums */
 static void add_tile(panel_job *j, size_t tile) {
@@ -421,14 +437,15 @@ static void add_tile(panel_job *j, size_t tile) {
     }
 }
 
-/* sums[j][i] = sum_k w[j][k] x[k][i] over so many steps of TILE_K; not wide: the second sixteen rows are not there. With
- * it, the tiles of the last block go to y, and columns are unpacked until `due` are. */
-TILE void block_product(const l2c_type type, const bool wide, float *sums, const uint16_t *w, const uint16_t *x,
-                        size_t steps, panel_job *j, size_t due, const float *y, size_t rows) {
-    const size_t all = w_terms(type) * steps, todo = due - j->done;
+/* sums[j][i] = sum_k w[j][k] x[k][i] over so many steps of TILE_K, for `rows` rows. With it, the tiles of the last block go
+ * to y, and columns are unpacked until `due` are; the lines at y, where the sums will go, are fetched. */
+static void block_product(float *sums, const uint16_t *w, const uint16_t *x, size_t steps, panel_job *j, size_t due,
+                          const float *y, size_t rows) {
+    const bool wide = rows > L2C_LANES;
+    const size_t all = j->terms * steps, todo = due - j->done;
     size_t tile = 0, owed = 0;
     zero_sums();
-    for (size_t term = w_terms(type); term-- > 0;) {
+    for (size_t term = j->terms; term-- > 0;) {
         const uint16_t *wp = w + term * TERM_U16, *xp = x;
         for (size_t s = 0; s < steps; s++, wp += STEP_U16, xp += STEP_U16) {
             if (s < rows) {
@@ -452,7 +469,7 @@ TILE void block_product(const l2c_type type, const bool wide, float *sums, const
                 add_tile(j, tile++);
             }
             for (owed += todo; owed >= all; owed -= all) {
-                unpack_piece(type, j);
+                j->unpack_piece(j);
             }
         }
     }
@@ -463,64 +480,54 @@ TILE void block_product(const l2c_type type, const bool wide, float *sums, const
     STORED();
 }
 
-/* y[m][n] (+)= k [from, from + depth) of m rows, at most GROUP_BLOCKS of BLOCK, times w */
-TILE void panel_product(const l2c_type type, float *y, size_t ldy, const uint16_t *x, const l2c_matrix *w, size_t from,
-                        size_t depth, size_t m, size_t n, bool add, float *scratch) {
-    const size_t steps = (depth + TILE_K - 1) / TILE_K, blocks = (m + BLOCK - 1) / BLOCK;
+/* y[m][n] (+)= k [j->from, j->from + j->depth) of m rows, at most GROUP_BLOCKS of BLOCK, times j->w */
+static void panel_product(panel_job *j, float *y, const uint16_t *x, size_t m, float *scratch) {
+    const size_t steps = (j->depth + TILE_K - 1) / TILE_K, blocks = (m + BLOCK - 1) / BLOCK;
     float *sums = scratch;                                      /* of two blocks of rows in turn */
     uint16_t *columns = (uint16_t *)(scratch + 2 * BLOCK_SUMS); /* two blocks of columns in turn */
-    panel_job j = {.w = w, .from = from, .depth = depth, .n = n, .add = add, .ldy = ldy};
-    begin_unpacking(&j, columns, 0);
-    while (j.done < j.pieces) {
-        unpack_piece(type, &j);
+    begin_unpacking(j, columns, 0);
+    while (j->done < j->pieces) {
+        j->unpack_piece(j);
     }
-    for (size_t c = 0, odd = 0; c < n; c += BLOCK) {
-        const uint16_t *now = j.unpacked;
-        begin_unpacking(&j, columns + (c / BLOCK + 1) % 2 * 2 * TERM_U16, c + BLOCK);
+    j->m = 0;
+    for (size_t c = 0, odd = 0; c < j->n; c += BLOCK) {
+        const uint16_t *now = j->unpacked;
+        begin_unpacking(j, columns + (c / BLOCK + 1) % 2 * 2 * TERM_U16, c + BLOCK);
         for (size_t i = 0; i < blocks; i++, odd = !odd) {
-            float *of_block = sums + odd * BLOCK_SUMS;
-            const uint16_t *rows = x + i * l2c_tile_block(w->k) + from / TILE_K * STEP_U16;
-            const size_t due = j.pieces * (i + 1) / blocks;
-            if (m - i * BLOCK > L2C_LANES) {
-                block_product(type, true, of_block, now, rows, steps, &j, due, y + i * BLOCK * ldy + c,
-                              smaller(BLOCK, m - i * BLOCK));
-            } else {
-                block_product(type, false, of_block, now, rows, steps, &j, due, y + i * BLOCK * ldy + c,
-                              smaller(BLOCK, m - i * BLOCK));
-            }
-            j.sums = of_block;
-            j.y = y + i * BLOCK * ldy + c;
-            j.m = smaller(BLOCK, m - i * BLOCK);
-            j.width = smaller(BLOCK, n - c);
+            float *of_block = sums + odd * BLOCK_SUMS, *to = y + i * BLOCK * j->ldy + c;
+            const size_t height = smaller(BLOCK, m - i * BLOCK);
+            const uint16_t *rows = x + i * l2c_tile_block(j->w->k) + j->from / TILE_K * STEP_U16;
+            block_product(of_block, now, rows, steps, j, j->pieces * (i + 1) / blocks, to, height);
+            j->sums = of_block;
+            j->y = to;
+            j->m = height;
+            j->width = smaller(BLOCK, j->n - c);
         }
     }
     for (size_t tile = 0; tile < BLOCK_TILES; tile++) {
-        add_tile(&j, tile);
-    }
-}
-
-TILE void tiles_of(const l2c_type type, float *y, size_t ldy, const uint16_t *x, const l2c_matrix *w, size_t m,
-                   size_t n, bool add, float *scratch) {
-    for (size_t i = 0; i < m; i += GROUP_BLOCKS * BLOCK) {
-        for (size_t p = 0; p < w->k; p += L2C_TILES_K) {
-            panel_product(type, y + i * ldy, ldy, x + i / BLOCK * l2c_tile_block(w->k), w, p,
-                          smaller(L2C_TILES_K, w->k - p), smaller(GROUP_BLOCKS * BLOCK, m - i), n, add || p, scratch);
-        }
+        add_tile(j, tile);
     }
 }
 
 static void gemm_tiles(float *y, size_t ldy, const uint16_t *x, const l2c_matrix *w, size_t m, size_t n, bool add,
                        float *scratch) {
-    _tile_loadconfig(&eight_tiles);
+    panel_job j = {.w = w, .terms = w_terms(w->type->type), .n = n, .ldy = ldy};
 #define CASE(type)                                                                                                     \
-    case type: tiles_of(type, y, ldy, x, w, m, n, add, scratch); break
+    case type: j.unpack_piece = piece_of_##type; break
     switch (w->type->type) {
-        EACH_INTEGER_TYPE
-        CASE(L2C_TYPE_F16);
-        CASE(L2C_TYPE_BF16);
-    default: tiles_of(L2C_TYPE_IQ3_S, y, ldy, x, w, m, n, add, scratch);
+        EACH_TYPE
+    default: j.unpack_piece = piece_of_L2C_TYPE_IQ3_S; /* TQ1_0 */
     }
 #undef CASE
+    _tile_loadconfig(&eight_tiles);
+    for (size_t i = 0; i < m; i += GROUP_BLOCKS * BLOCK) {
+        for (j.from = 0; j.from < w->k; j.from += L2C_TILES_K) {
+            j.depth = smaller(L2C_TILES_K, w->k - j.from);
+            j.add = add || j.from;
+            panel_product(&j, y + i * ldy, x + i / BLOCK * l2c_tile_block(w->k), smaller(GROUP_BLOCKS * BLOCK, m - i),
+                          scratch);
+        }
+    }
     _tile_release(); /* the system need not save the registers of a thread that does something else */
 }
 
