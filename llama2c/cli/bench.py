@@ -14,6 +14,7 @@ from llama2c._core import (
     ROLE_PROMPT,
     Batch,
     Transformer,
+    available_isas,
     probe_bandwidth,
     probe_flops,
 )
@@ -154,7 +155,9 @@ class Bench:
         self.threads = threads
         self.reps = reps
         tiles = transformer.isa == "amx" and transformer.config["weight_type"] != "F32"
-        level = "avx512vnni" if transformer.isa == "amx" and not tiles else transformer.isa  # which takes F32's prompts
+        level = transformer.isa
+        if level == "amx" and not tiles:
+            level = [name for name in available_isas() if name != "amx"][-1]  # no tiles multiply f32
         self.limits = Limits(
             probe_bandwidth(PROBE_BYTES, threads=threads, isa=transformer.isa),
             probe_flops(threads=threads, isa=level),
