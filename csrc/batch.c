@@ -79,7 +79,8 @@ static void lay_out(l2c_batch *b, arena *a, const l2c_config *config, size_t row
     if (tiles) {
         b->tiles =
             part(a, l2c_round_up(rows, L2C_TILE_ROWS) / L2C_TILE_ROWS * l2c_tile_block(widest), sizeof *b->tiles);
-        b->scratch_floats = larger(b->scratch_floats, L2C_TILES_FLOATS);
+        b->scratch_floats =
+            larger(b->scratch_floats, larger(L2C_TILES_FLOATS, l2c_attention_tiles_scratch(group_heads, head_dim)));
     }
     b->scratch = part(a, threads * b->scratch_floats, sizeof(float));
     const l2c_chunks chunks = l2c_attention_chunks((size_t)config->context, (size_t)config->window);
@@ -228,7 +229,7 @@ static bool takes_many(const l2c_batch *b, const l2c_span *spans, size_t n_spans
 static void set_rows(l2c_batch *b, const l2c_span *spans, size_t n_spans) {
     l2c_row *row = b->rows;
     const l2c_config *c = &b->transformer->model.config;
-    const size_t most = l2c_attention_rows((size_t)c->n_heads / (size_t)c->n_kv_heads);
+    const size_t heads = (size_t)c->n_heads / (size_t)c->n_kv_heads;
     const bool many = takes_many(b, spans, n_spans);
     b->bytes = takes_bytes(b);
     b->n_runs = 0;
@@ -238,8 +239,11 @@ static void set_rows(l2c_batch *b, const l2c_span *spans, size_t n_spans) {
         const bool prompt = many || s->role == L2C_ROLE_PROMPT;
         const l2c_want want = want_of(b, i);
         const size_t first = (size_t)(row - b->rows), count = (size_t)s->count;
+        const bool tiles =
+            prompt && b->tiles && b->transformer->kernels->attend_tiles && s->session->layout.type != L2C_KV_F32;
+        const size_t most = l2c_attention_rows(heads, tiles);
         for (size_t from = 0; from < count; from += most) {
-            b->runs[b->n_runs++] = (l2c_run){first + from, count - from < most ? count - from : most};
+            b->runs[b->n_runs++] = (l2c_run){first + from, smaller(most, count - from), tiles};
         }
         for (int32_t j = 0; j < s->count; j++, row++) {
             row->session = s->session;

@@ -16,6 +16,7 @@ typedef struct l2c_row {
 /* Rows of one session, one after the other, that attention takes together. */
 typedef struct l2c_run {
     size_t from, count;
+    bool tiles; /* by attend_tiles */
 } l2c_run;
 
 struct l2c_batch {

@@ -224,7 +224,7 @@ static bool few_heads(const l2c_team *team, const l2c_batch *b) {
     }
     for (size_t i = 0; i < b->n_runs; i++) {
         const l2c_chunks of_run = chunks_of(b, &b->runs[i]);
-        chunks += b->runs[i].count == 1 ? of_run.to - of_run.from : room + 1;
+        chunks += b->runs[i].count == 1 && !b->runs[i].tiles ? of_run.to - of_run.from : room + 1;
     }
     return chunks > b->n_runs && chunks <= room;
 }
@@ -259,11 +259,14 @@ static void attend(const l2c_team *team, l2c_batch *b, size_t layer) {
         attend_parts(team, b, layer);
         return;
     }
-    /* Later rows of a prompt see more positions: dealing tasks out in turn shares them evenly. */
+    /* Later rows of a prompt see more positions: tasks are dealt out in turn, every other head's from the last run on. */
+    const l2c_kernels *kernels = b->transformer->kernels;
     const size_t tasks = (size_t)b->transformer->model.config.n_kv_heads * b->n_runs;
     for (size_t task = (size_t)team->rank; task < tasks; task += (size_t)team->size) {
-        const l2c_attention attention = attention_of(team, b, &b->runs[task % b->n_runs], layer, task / b->n_runs);
-        b->transformer->kernels->attend(&attention);
+        const size_t head = task / b->n_runs, turn = task % b->n_runs;
+        const l2c_run *run = &b->runs[head % 2 ? b->n_runs - 1 - turn : turn];
+        const l2c_attention attention = attention_of(team, b, run, layer, head);
+        (run->tiles ? kernels->attend_tiles : kernels->attend)(&attention);
     }
     l2c_team_wait(team);
 }

@@ -2,7 +2,7 @@
  *
  * Kernels work on ranges of rows and columns; they know neither threads nor models. All levels share one text,
  * kernels_template.h, over sixteen f32 lanes, and so give the same bits: every sum has one order, every multiply-add is
- * fused, and no level may contract or reassociate. Only a product by tiles (gemm_tiles) gives bits of its own, and a level
+ * fused, and no level may contract or reassociate. Only tiles (gemm_tiles, attend_tiles) give bits of their own, and a level
  * may take prompt rows by a product that others do not (takes_words). Names: m rows of x, n rows of W (columns of y), k
  * their length. */
 #ifndef L2C_KERNELS_H
@@ -32,6 +32,10 @@ enum {
     L2C_TILES_K = 2048, /* k that it sums in one go */
     L2C_TILES_FLOATS = 2 * (L2C_TILES_K * L2C_TILE_ROWS + L2C_TILE_ROWS * L2C_TILE_ROWS), /* scratch of it */
 };
+
+static inline size_t l2c_round_up(size_t n, size_t unit) {
+    return (n + unit - 1) / unit * unit;
+}
 
 /* m rows of activations, int8 with one scale for each group of `group` values counted from the row's start. */
 typedef struct l2c_q8_rows {
@@ -101,18 +105,27 @@ typedef struct l2c_attention {
     size_t length;  /* positions that the first row sees, its own the last, at least 1; the next row sees one more */
     size_t window;  /* the most positions that a row sees, its own the last; 0: all */
     float scale;    /* 1 / sqrt(head_dim) */
-    float *scratch; /* [l2c_attention_scratch floats] */
+    float *scratch; /* [l2c_attention_scratch floats, or l2c_attention_tiles_scratch, 64-byte aligned] */
 } l2c_attention;
 
-enum { L2C_ATT_QUERIES = 64 }; /* of one call: their scores of a chunk stay in the cache */
+enum {
+    L2C_ATT_QUERIES = 64,       /* of one call: their scores of a chunk stay in the cache */
+    L2C_ATT_TILE_QUERIES = 256, /* of one by tiles: what it makes of a chunk's keys and values pays by then */
+};
 
 /* Rows that one call takes at most. */
-static inline size_t l2c_attention_rows(size_t heads) {
-    return heads < L2C_ATT_QUERIES ? L2C_ATT_QUERIES / heads : 1;
+static inline size_t l2c_attention_rows(size_t heads, bool tiles) {
+    const size_t queries = tiles ? L2C_ATT_TILE_QUERIES : L2C_ATT_QUERIES;
+    return heads < queries ? queries / heads : 1;
 }
 
 static inline size_t l2c_attention_scratch(size_t heads, size_t value_stride) {
-    return l2c_attention_rows(heads) * heads * (L2C_KV_CHUNK + 3 * value_stride + 4);
+    return l2c_attention_rows(heads, false) * heads * (L2C_KV_CHUNK + 3 * value_stride + 4);
+}
+
+static inline size_t l2c_attention_tiles_scratch(size_t heads, size_t head_dim) {
+    const size_t queries = l2c_round_up(l2c_attention_rows(heads, true) * heads, 32), dim = l2c_round_up(head_dim, 32);
+    return queries * (2 * dim + 2) + 2 * L2C_KV_CHUNK * dim + 32 * (2 * L2C_KV_CHUNK + dim + 2);
 }
 
 /* The first position that a row of `length` positions sees. */
@@ -193,6 +206,8 @@ typedef struct l2c_kernels {
     /* The same bits for one row in parts: of each chunk l2c_attention_part floats, then all of them joined, in order. */
     void (*attend_part)(const l2c_attention *attention, size_t chunk, float *part);
     void (*attend_join)(const l2c_attention *attention, float *parts);
+    /* NULL without gemm_tiles; attend for prompt rows, over keys and values below f32, with bits of its own. */
+    void (*attend_tiles)(const l2c_attention *attention);
 
     /* Limits of the level, for benchmarks: a sum over all bytes (so that nothing is left out); n x 16 chains of
      * multiply-adds, returning the multiply-adds done. */

@@ -1,4 +1,5 @@
-/* kernels_amx.c: AVX-512 VNNI, and prompt rows of any type but F32 by AMX's tiles of bf16.
+/* kernels_amx.c: AVX-512 VNNI, and prompt rows of any type but F32 by AMX's tiles of bf16; their attention is in
+ * kernels_attention_tiles.h.
  *
  *   weights --unpacked, rounded----> A [16 columns][32 k] ----------\
  *                                                                    tdpbf16ps --> sums [16 columns][16 rows] --> y
@@ -23,6 +24,7 @@
 static void gemm_tiles(float *y, size_t ldy, const uint16_t *x, const l2c_matrix *w, size_t m, size_t n, bool add,
                        float *scratch);
 static void rows_to_tiles(uint16_t *to, const float *x, size_t ldx, size_t from, size_t end, size_t k);
+static void attend_tiles(const l2c_attention *a);
 static double probe_tiles(size_t iterations);
 
 #include "kernels_template.h"
@@ -530,6 +532,8 @@ static void gemm_tiles(float *y, size_t ldy, const uint16_t *x, const l2c_matrix
     }
     _tile_release(); /* the system need not save the registers of a thread that does something else */
 }
+
+#include "kernels_attention_tiles.h"
 
 static double probe_tiles(size_t iterations) {
     _tile_loadconfig(&eight_tiles);

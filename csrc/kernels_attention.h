@@ -236,15 +236,20 @@ static attention_work work_of(const l2c_attention *a) {
     return w;
 }
 
+/* Where the blocks of positions [from, from + length) lie. */
+static void find_blocks(const l2c_attention *a, attention_work *w, size_t from, size_t length) {
+    for (size_t b = 0; b * L2C_KV_BLOCK < length; b++) {
+        const size_t block = from / L2C_KV_BLOCK + b;
+        w->blocks[b] = a->pages[block / PAGE_BLOCKS] + a->offset + block % PAGE_BLOCKS * a->layout->block;
+    }
+}
+
 /* Chunk [from, from + length) for the rows [first, end), all of which see some of it: w->..._new */
 TILE void attend_chunk(const l2c_kv_type type, const l2c_attention *a, attention_work *w, size_t first, size_t end,
                        size_t from, size_t length) {
     const l2c_kv_layout *layout = a->layout;
     const size_t heads = a->heads;
-    for (size_t b = 0; b * L2C_KV_BLOCK < length; b++) {
-        const size_t block = from / L2C_KV_BLOCK + b;
-        w->blocks[b] = a->pages[block / PAGE_BLOCKS] + a->offset + block % PAGE_BLOCKS * layout->block;
-    }
+    find_blocks(a, w, from, length);
     scores_of_chunk(type, w, layout, first * heads, end * heads, length);
     for (size_t q = first * heads; q < end * heads; q++) {
         const size_t seen = a->length + q / heads, start = window_start(a, seen);
@@ -260,18 +265,22 @@ TILE void attend_chunk(const l2c_kv_type type, const l2c_attention *a, attention
     values_of_chunk(type, w, layout, first * heads, end * heads, length);
 }
 
-/* Queries [first, end) of a chunk join those of the chunks before it. */
-static void join_chunk(const l2c_attention *a, attention_work *w, size_t first, size_t end, size_t from) {
+/* Query q of chunk `from`, number i of w->..._new, joins that of the chunks before it. */
+static void join_query(const l2c_attention *a, attention_work *w, size_t q, size_t i, size_t from) {
     const size_t stride = a->layout->value_stride;
+    const float *mean = w->mean_new + i * stride;
+    if (window_start(a, a->length + q / a->heads) >= from) { /* its first chunk */
+        w->high[q] = w->high_new[i];
+        w->total[q] = w->total_new[i];
+        memcpy(w->mean + q * stride, mean, stride * sizeof(float));
+    } else {
+        merge_chunk(&w->high[q], &w->total[q], w->mean + q * stride, w->high_new[i], w->total_new[i], mean, stride);
+    }
+}
+
+static void join_chunk(const l2c_attention *a, attention_work *w, size_t first, size_t end, size_t from) {
     for (size_t q = first; q < end; q++) {
-        const float *mean = w->mean_new + q * stride;
-        if (window_start(a, a->length + q / a->heads) >= from) { /* its first chunk */
-            w->high[q] = w->high_new[q];
-            w->total[q] = w->total_new[q];
-            memcpy(w->mean + q * stride, mean, stride * sizeof(float));
-        } else {
-            merge_chunk(&w->high[q], &w->total[q], w->mean + q * stride, w->high_new[q], w->total_new[q], mean, stride);
-        }
+        join_query(a, w, q, q, from);
     }
 }
 
@@ -286,17 +295,32 @@ static void store_attended(const l2c_attention *a, const attention_work *w) {
     }
 }
 
+/* The first chunk that any row sees. */
+static size_t first_chunk(const l2c_attention *a) {
+    return window_start(a, a->length) / L2C_KV_CHUNK * L2C_KV_CHUNK;
+}
+
+/* Rows [first, end) see some of a chunk, of its positions `length` at most. */
+typedef struct chunk_rows {
+    size_t first, end, length;
+} chunk_rows;
+
+static chunk_rows rows_of_chunk(const l2c_attention *a, size_t from) {
+    chunk_rows rows = {from >= a->length ? from - a->length + 1 : 0, a->rows, 0};
+    while (window_start(a, a->length + rows.end - 1) >= from + L2C_KV_CHUNK) {
+        rows.end--;
+    }
+    rows.length = smaller(L2C_KV_CHUNK, a->length + rows.end - 1 - from);
+    return rows;
+}
+
 TILE void attend_as(const l2c_kv_type type, const l2c_attention *a) {
     attention_work w = work_of(a);
     const size_t last = a->length + a->rows - 1; /* positions of the last row, the most */
-    for (size_t from = window_start(a, a->length) / L2C_KV_CHUNK * L2C_KV_CHUNK; from < last; from += L2C_KV_CHUNK) {
-        const size_t first = from >= a->length ? from - a->length + 1 : 0;
-        size_t end = a->rows;
-        while (window_start(a, a->length + end - 1) >= from + L2C_KV_CHUNK) {
-            end--;
-        }
-        attend_chunk(type, a, &w, first, end, from, smaller(L2C_KV_CHUNK, a->length + end - 1 - from));
-        join_chunk(a, &w, first * a->heads, end * a->heads, from);
+    for (size_t from = first_chunk(a); from < last; from += L2C_KV_CHUNK) {
+        const chunk_rows rows = rows_of_chunk(a, from);
+        attend_chunk(type, a, &w, rows.first, rows.end, from, rows.length);
+        join_chunk(a, &w, rows.first * a->heads, rows.end * a->heads, from);
     }
     store_attended(a, &w);
 }

@@ -283,6 +283,7 @@ const l2c_kernels L2C_JOIN(l2c_kernels_, LEVEL) = {
 #ifdef LEVEL_HAS_TILES
     .gemm_tiles = gemm_tiles,
     .rows_to_tiles = rows_to_tiles,
+    .attend_tiles = attend_tiles,
     .probe_tiles = probe_tiles,
 #endif
 };

@@ -107,10 +107,6 @@ void l2c_tensor_shape(const l2c_config *config, l2c_tensor_role role, size_t *ro
 
 static_assert(sizeof(size_t) >= 8, "sizes of models need 64 bits");
 
-static inline size_t l2c_round_up(size_t n, size_t unit) {
-    return (n + unit - 1) / unit * unit;
-}
-
 /* Of l2c_config.kv_type. */
 l2c_kv_type l2c_kv_type_of(const char *name);
 

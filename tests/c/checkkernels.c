@@ -264,7 +264,7 @@ static void run_attend(const l2c_kernels *k, float *y, const size_case *c) {
         return;
     }
     const size_t head_dim = c->k < ATT_DIM ? c->k / 2 * 2 + 2 : ATT_DIM, stride = (head_dim + 15) / 16 * 16;
-    const size_t heads = c->m < ATT_HEADS ? c->m : ATT_HEADS, most = l2c_attention_rows(heads);
+    const size_t heads = c->m < ATT_HEADS ? c->m : ATT_HEADS, most = l2c_attention_rows(heads, false);
     const size_t rows = turn % 4 < most ? turn % 4 + 1 : most, length = c->n * 9 % ATT_LENGTH + 1;
     l2c_kv_layout layout = {.type = types[turn % 3], .head_dim = head_dim, .value_stride = stride};
     layout.values = 16 * head_dim * bytes[turn % 3];

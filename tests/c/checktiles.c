@@ -1,5 +1,6 @@
-/* checktiles.c: products by tiles (gemm_tiles) at every level that has them, against sums in double: near enough for
- * awkward sizes and all types, in bits that depend on a row and a column alone. With `build.py --emulate amx` on any
+/* checktiles.c: products by tiles (gemm_tiles) at every level that has them, against sums in double, and attention by them
+ * against attention in f32: near enough for awkward sizes and all types, in bits that depend on a row and a column alone.
+ * With `build.py --emulate amx` on any
  * machine with AVX-512 VNNI; then also that the emulation refuses what a processor would.
  *
  *   checktiles [SEED]    exit 0 if all is well; the seed is printed */
@@ -25,7 +26,7 @@ enum { MAX_K = L2C_TILES_K + 2 * 256, GAP = 3, GUARD = 16, SUPER = 256 };
 static const float CANARY = 12345.5f;
 
 static uint64_t seed;
-static size_t failures, products;
+static size_t failures, products, attentions;
 
 static float uniform(void) {
     seed ^= seed >> 12;
@@ -214,6 +215,151 @@ static void check_level(const l2c_kernels *kernels) {
     }
 }
 
+/* ---- Attention ---- */
+
+/* Rows at positions [length - 1, ...) of a sequence; keys and values in pages that hold NaN where nothing was stored. */
+typedef struct sequence {
+    l2c_kv_layout layout;
+    size_t heads, rows, length, window;
+    float *q;
+    uint8_t **pages;
+} sequence;
+
+static size_t row_stride_of(const sequence *s) {
+    return s->heads * s->layout.head_dim + GAP;
+}
+
+static size_t positions_of(const sequence *s) {
+    return s->length + s->rows - 1;
+}
+
+static sequence make_sequence(const l2c_kernels *kernels, l2c_kv_type type, size_t head_dim, size_t heads, size_t rows,
+                              size_t length, size_t window) {
+    const size_t stride = l2c_round_up(head_dim, L2C_LANES), bytes = type == L2C_KV_F16 ? 2 : 1;
+    sequence s = {
+        {.type = type, .head_dim = head_dim, .value_stride = stride}, heads, rows, length, window, NULL, NULL};
+    s.layout.values = L2C_KV_BLOCK * head_dim * bytes;
+    s.layout.scales = s.layout.values + L2C_KV_BLOCK * stride * bytes;
+    s.layout.block = s.layout.scales + (type == L2C_KV_Q8 ? 2 * L2C_KV_BLOCK * sizeof(float) : 0);
+    s.layout.page = L2C_KV_PAGE / L2C_KV_BLOCK * s.layout.block;
+    s.q = grab(rows * row_stride_of(&s) * sizeof *s.q);
+    for (size_t i = 0; i < rows * row_stride_of(&s); i++) {
+        s.q[i] = 4 * uniform();
+    }
+    const size_t pages = (positions_of(&s) + L2C_KV_PAGE - 1) / L2C_KV_PAGE;
+    s.pages = grab(pages * sizeof *s.pages);
+    for (size_t i = 0; i < pages; i++) {
+        memset(s.pages[i] = grab(s.layout.page), 0xff, s.layout.page);
+    }
+    float *kv = grab(2 * head_dim * sizeof *kv);
+    for (size_t t = 0; t < positions_of(&s); t++) {
+        for (size_t d = 0; d < 2 * head_dim; d++) {
+            kv[d] = (t % 5 ? 1.0f : 1e-3f) * uniform();
+        }
+        kernels->store_kv(s.pages[t / L2C_KV_PAGE] + t % L2C_KV_PAGE / L2C_KV_BLOCK * s.layout.block, &s.layout,
+                          t % L2C_KV_BLOCK, kv, kv + head_dim);
+    }
+    free(kv);
+    return s;
+}
+
+static void discard_sequence(sequence *s) {
+    for (size_t i = 0; i * L2C_KV_PAGE < positions_of(s); i++) {
+        free(s->pages[i]);
+    }
+    free(s->pages);
+    free(s->q);
+}
+
+/* Rows [from, from + rows) into their places in y. */
+static void attend(const l2c_kernels *kernels, float *y, const sequence *s, size_t from, size_t rows, bool tiles) {
+    const size_t stride = row_stride_of(s), dim = s->layout.head_dim;
+    const size_t floats =
+        tiles ? l2c_attention_tiles_scratch(s->heads, dim) : l2c_attention_scratch(s->heads, s->layout.value_stride);
+    float *memory = grab((floats + 2 * GUARD) * sizeof *memory);
+    float *scratch = (float *)(((uintptr_t)memory + 63) / 64 * 64);
+    memset(scratch, 0xff, floats * sizeof *scratch); /* NaN */
+    scratch[floats] = CANARY;
+    const l2c_attention a = {
+        .out = y + from * stride,
+        .q = s->q + from * stride,
+        .rows = rows,
+        .row_stride = stride,
+        .heads = s->heads,
+        .layout = &s->layout,
+        .pages = s->pages,
+        .length = s->length + from,
+        .window = s->window,
+        .scale = 1.0f / sqrtf((float)dim),
+        .scratch = scratch,
+    };
+    (tiles ? kernels->attend_tiles : kernels->attend)(&a);
+    failures += memcmp(&scratch[floats], &CANARY, sizeof CANARY) != 0;
+    free(memory);
+    attentions += tiles;
+#ifdef L2C_EMULATE_AMX
+    failures += emulated_configured();
+#endif
+}
+
+static void check_sequence(const l2c_kernels *kernels, const sequence *s, double *of_squares, double *of_errors) {
+    const size_t stride = row_stride_of(s), size = s->rows * stride;
+    float *whole = grab(size * sizeof *whole), *parts = grab(size * sizeof *parts), *exact = grab(size * sizeof *exact);
+    for (size_t i = 0; i < size; i++) {
+        whole[i] = parts[i] = exact[i] = CANARY;
+    }
+    attend(kernels, whole, s, 0, s->rows, true);
+    for (size_t from = 0, rows; from < s->rows; from += rows) {
+        rows = from < 2 || from + 2 >= s->rows ? 1 : (s->rows - 2) / 2;
+        rows = rows < 1 ? 1 : rows;
+        attend(kernels, parts, s, from, rows, true);
+    }
+    for (size_t from = 0; from < s->rows; from++) {
+        attend(kernels, exact, s, from, 1, false);
+    }
+    double squares = 0, errors = 0;
+    for (size_t i = 0; i < size; i++) {
+        const double error = (double)whole[i] - (double)exact[i];
+        squares += i % stride + GAP < stride ? (double)exact[i] * (double)exact[i] : 0;
+        errors += error * error;
+    }
+    const bool equal = memcmp(whole, parts, size * sizeof *whole) == 0;
+    if (!equal || !(errors <= 1e-7 * squares)) {
+        printf("attention, type %d, head_dim %zu, %zu heads, %zu rows from %zu, window %zu: NMSE %.2g%s\n",
+               (int)s->layout.type, s->layout.head_dim, s->heads, s->rows, s->length, s->window, errors / squares,
+               equal ? "" : ", depends on its companions");
+        failures++;
+    }
+    *of_squares += squares;
+    *of_errors += errors;
+    free(whole);
+    free(parts);
+    free(exact);
+}
+
+static size_t any_of(const size_t *list, size_t n) {
+    return list[(size_t)((uniform() + 1.0f) / 2 * (float)n) % n];
+}
+
+static void check_attention(const l2c_kernels *kernels) {
+    static const size_t dims[] = {2, 16, 20, 32, 48, 64, 66, 80, 128}, heads[] = {1, 2, 3, 8, 12};
+    static const size_t rows[] = {1, 2, 4, 5, 16, 21, 33, 100, 256}, windows[] = {0, 0, 1, 2, 40, 256, 300};
+    static const size_t lengths[] = {1, 2, 16, 31, 32, 33, 63, 64, 200, 255, 256, 257, 300, 512, 700};
+    double squares = 0, errors = 0;
+    for (size_t turn = 0; turn < 600; turn++) {
+        const size_t h = any_of(heads, sizeof heads / sizeof *heads), most = l2c_attention_rows(h, true);
+        const size_t m = any_of(rows, sizeof rows / sizeof *rows);
+        sequence s = make_sequence(kernels, turn % 3 ? L2C_KV_F16 : L2C_KV_Q8, any_of(dims, sizeof dims / sizeof *dims),
+                                   h, m < most ? m : most, any_of(lengths, sizeof lengths / sizeof *lengths),
+                                   any_of(windows, sizeof windows / sizeof *windows));
+        check_sequence(kernels, &s, &squares, &errors);
+        discard_sequence(&s);
+    }
+    const double nmse = errors / squares;
+    failures += nmse > 1e-9;
+    printf("%s attention: NMSE %.2g\n", kernels->name, nmse);
+}
+
 #ifdef L2C_EMULATE_AMX
 typedef struct configuration {
     uint8_t palette, rest[15];
@@ -296,11 +442,13 @@ int main(int argc, char **argv) {
         const l2c_kernels *kernels = l2c_kernels_get(l2c_isa_name(level));
         if (kernels->gemm_tiles) {
             check_level(kernels);
+            check_attention(kernels);
         }
     }
 #ifdef L2C_EMULATE_AMX
     check_refusals();
 #endif
-    printf("%zu products by tiles, %zu failures (seed %llu)\n", products, failures, (unsigned long long)start);
+    printf("%zu products and %zu attentions by tiles, %zu failures (seed %llu)\n", products, attentions, failures,
+           (unsigned long long)start);
     return failures ? 1 : 0;
 }
