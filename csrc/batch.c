@@ -5,7 +5,12 @@
 
 #include <stdlib.h>
 
-enum { ALIGNMENT = 64, MAX_THREADS = 1024, MOST_CHUNKS = 1024 /* of attention that are shared out */ };
+enum {
+    ALIGNMENT = 64,
+    MAX_THREADS = 1024,
+    MOST_CHUNKS = 1024,  /* of attention that are shared out */
+    HUGE_FROM = 8 << 20, /* bytes of work space: rows of y are far apart, each in a page of its own */
+};
 
 /* A thread earns its barriers (some 0.3 us each, eight a layer) only with that many multiply-adds a step. */
 static const double MACS_PER_THREAD = 1.5e6;
@@ -116,6 +121,9 @@ int l2c_batch_create(l2c_batch **out, const l2c_transformer *transformer, int32_
     if (!b || !b->memory) {
         l2c_batch_free(out);
         return l2c_fail(error, L2C_ERROR_MEMORY, "no memory for %zu bytes of work space", bytes);
+    }
+    if (bytes >= HUGE_FROM) {
+        l2c_pages_huge(b->memory, bytes);
     }
     lay_out(b, &(arena){.memory = b->memory}, &transformer->model.config, (size_t)rows, (size_t)threads);
     return L2C_OK;

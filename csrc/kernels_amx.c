@@ -396,7 +396,7 @@ TILE void piece_of(const l2c_type type, panel_job *j) {
     /* the same column's next piece, or the first one of the next block's: so many streams are more than the hardware
      * follows */
     const uint8_t *soon = from + (j->at + SUPER < j->depth ? bytes : BLOCK * w->row_bytes - j->at / SUPER * bytes);
-    UNROLL for (size_t b = 0; b < most_bytes(type); b += 64) PREFETCH((const char *)soon + b);
+    UNROLL for (size_t b = 0; b < most_bytes(type); b += 64) PREFETCH_L2((const char *)soon + b);
     piece_to_bf16(type, j->unpacked + j->at / TILE_K * STEP_U16 + j->column * TILE_K, w, row, j->from + j->at,
                   &j->factors[j->column]);
     j->done++;
