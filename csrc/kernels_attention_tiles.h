@@ -23,7 +23,7 @@ _Static_assert((int)L2C_ATT_TILE_QUERIES % QUERIES == 0, "queries lie by blocks"
 
 /* The scratch of a task. */
 typedef struct tile_work {
-    attention_work work; /* p: of a block, its mean_new, high_new and total_new too */
+    attention_work work; /* p, mean_new, high_new and total_new are those of a block */
     uint16_t *q;         /* [queries / QUERIES][head_dim / TILE_K] steps, A */
     uint16_t *keys;      /* [CHUNK_PIECES][head_dim / TILE_K] steps, B */
     uint16_t *values;    /* [head_dim / TILE_K][CHUNK_PIECES] steps, B */
