@@ -7,7 +7,7 @@
  *
  * where W x stands for W x + B (A x) if the matrix has an adapter (Hu et al., 2021).
  *
- * Every thread runs every line; each operator shares its work by rows, heads or columns and ends together. */
+ * Every thread runs every line; each operator shares its work by rows, heads or columns, piece by piece, and ends together. */
 #include "batch.h"
 #include "lora.h"
 
@@ -58,6 +58,12 @@ static void quantize_row(const l2c_batch *b, size_t r, const float *x, size_t k)
     }
 }
 
+/* Rows by pieces: as many as lie together where products take them by tiles. */
+static l2c_work rows_work(const l2c_team *team, const l2c_batch *b) {
+    const size_t unit = takes_tiles(b) ? L2C_LANES : 1;
+    return l2c_team_work(team, row_count(b), unit, L2C_LANES);
+}
+
 /* x = E[token]; the angles of each row's position */
 static void embed(const l2c_team *team, l2c_batch *b) {
     const size_t dim = (size_t)b->transformer->model.config.dim;
@@ -77,11 +83,6 @@ static void embed(const l2c_team *team, l2c_batch *b) {
     l2c_team_wait(team);
 }
 
-/* This thread's rows: as many as lie together where products take them by tiles. */
-static l2c_range rows_share(const l2c_team *team, const l2c_batch *b) {
-    return l2c_team_share(team, row_count(b), takes_tiles(b) ? L2C_LANES : 1);
-}
-
 /* What products need of these rows of x [R][k] besides their values. */
 static void convert_rows(const l2c_batch *b, l2c_range rows, const float *x, size_t k) {
     for (size_t r = rows.from; r < rows.to; r++) {
@@ -97,11 +98,13 @@ static void convert_rows(const l2c_batch *b, l2c_range rows, const float *x, siz
 static void normalize(const l2c_team *team, l2c_batch *b, const float *weight, const l2c_tensor *next) {
     const l2c_config *c = &b->transformer->model.config;
     const size_t dim = (size_t)c->dim;
-    const l2c_range rows = rows_share(team, b);
-    for (size_t r = rows.from; r < rows.to; r++) {
-        b->transformer->kernels->rmsnorm(b->normed + r * dim, b->x + r * dim, weight, dim, c->norm_eps);
+    l2c_work work = rows_work(team, b);
+    for (l2c_range rows; l2c_team_take(&work, &rows);) {
+        for (size_t r = rows.from; r < rows.to; r++) {
+            b->transformer->kernels->rmsnorm(b->normed + r * dim, b->x + r * dim, weight, dim, c->norm_eps);
+        }
+        convert_rows(b, rows, b->normed, dim);
     }
-    convert_rows(b, rows, b->normed, dim);
     l2c_team_wait_for(team, next);
 }
 
@@ -111,35 +114,58 @@ static void convert(const l2c_team *team, l2c_batch *b, const float *x, size_t k
     if (!c->blocks && !c->group_size && !takes_tiles(b)) {
         return;
     }
-    convert_rows(b, rows_share(team, b), x, k);
+    l2c_work work = rows_work(team, b);
+    for (l2c_range rows; l2c_team_take(&work, &rows);) {
+        convert_rows(b, rows, x, k);
+    }
     l2c_team_wait_for(team, next);
+}
+
+/* y (+)= x @ w^T for these columns */
+static void product_columns(const l2c_team *team, const l2c_batch *b, float *y, const float *x, const l2c_tensor *w,
+                            l2c_range columns, bool add) {
+    const l2c_rows rows = rows_of(b, x, w->cols);
+    l2c_matmul(b->transformer->kernels, y, &rows, w, columns, add, scratch(team, b));
 }
 
 /* y (+)= x @ w^T; does not wait */
 static void product(const l2c_team *team, const l2c_batch *b, float *y, const float *x, const l2c_tensor *w, bool add) {
-    const l2c_rows rows = rows_of(b, x, w->cols);
-    l2c_matmul(team, b->transformer->kernels, y, &rows, w, add, scratch(team, b));
+    l2c_work work = l2c_matmul_work(team, w, row_count(b));
+    for (l2c_range columns; l2c_team_take(&work, &columns);) {
+        product_columns(team, b, y, x, w, columns, add);
+    }
 }
 
-/* low = x @ A^T for the adapters of all matrices that take this role's input, whole when it returns; false: there are
- * none. */
-static bool reduce(const l2c_team *team, const l2c_batch *b, const float *x, l2c_tensor_role role, size_t layer) {
+/* low = x @ A^T for the adapters of all matrices that take this role's input, whole when it returns. */
+static void reduce(const l2c_team *team, const l2c_batch *b, const float *x, l2c_tensor_role role, size_t layer) {
     const l2c_lora *lora = b->transformer->lora;
     const l2c_tensor *a = lora ? l2c_lora_input(lora, role, layer) : NULL;
     if (a) {
         product(team, b, b->low, x, a, false);
         l2c_team_wait(team);
     }
-    return a != NULL;
 }
 
-/* y += low @ B^T for the role's adapter if it has one, by the same columns that its product shares out; does not wait */
-static void adapt(const l2c_team *team, const l2c_batch *b, float *y, l2c_tensor_role role, size_t layer) {
-    const l2c_lora_matrix *m = l2c_lora_matrix_of(b->transformer->lora, role, layer);
-    if (m->b.cols) {
-        const size_t stride = l2c_lora_input(b->transformer->lora, role, layer)->rows;
-        const l2c_rows rows = rows_of(b, b->low + m->from, stride);
-        l2c_matmul(team, b->transformer->kernels, y, &rows, &m->b, true, scratch(team, b));
+/* y (+)= x @ W^T + low @ B^T for these columns, of the role's matrix and of its adapter if it has one */
+static void adapted_columns(const l2c_team *team, const l2c_batch *b, float *y, const float *x, l2c_tensor_role role,
+                            size_t layer, l2c_range columns, bool add) {
+    const l2c_lora *lora = b->transformer->lora;
+    product_columns(team, b, y, x, tensor(b, role, layer), columns, add);
+    if (lora && l2c_lora_input(lora, role, layer)) {
+        const l2c_lora_matrix *m = l2c_lora_matrix_of(lora, role, layer);
+        if (m->b.cols) {
+            const l2c_rows rows = rows_of(b, b->low + m->from, l2c_lora_input(lora, role, layer)->rows);
+            l2c_matmul(b->transformer->kernels, y, &rows, &m->b, columns, true, scratch(team, b));
+        }
+    }
+}
+
+/* The same for all columns; does not wait. */
+static void adapted(const l2c_team *team, const l2c_batch *b, float *y, const float *x, l2c_tensor_role role,
+                    size_t layer, bool add) {
+    l2c_work work = l2c_matmul_work(team, tensor(b, role, layer), row_count(b));
+    for (l2c_range columns; l2c_team_take(&work, &columns);) {
+        adapted_columns(team, b, y, x, role, layer, columns, add);
     }
 }
 
@@ -154,30 +180,35 @@ static void join_halves(float *x, size_t heads, size_t head_dim, float *halves) 
     }
 }
 
-/* q and k are rotated; k and v go to their places in the session's pages */
-static void rotate_and_store(const l2c_team *team, l2c_batch *b, size_t layer) {
+/* q and k of row r are rotated; k and v go to their places in the session's pages */
+static void rotate_and_store_row(const l2c_team *team, l2c_batch *b, size_t layer, size_t r) {
     const l2c_kernels *kernels = b->transformer->kernels;
     const l2c_config *c = &b->transformer->model.config;
     const size_t head_dim = (size_t)c->head_dim, n_heads = (size_t)c->n_heads, n_kv_heads = (size_t)c->n_kv_heads;
-    const l2c_range rows = l2c_team_share(team, row_count(b), 1);
-    for (size_t r = rows.from; r < rows.to; r++) {
-        const l2c_row *row = &b->rows[r];
-        const l2c_kv_layout *layout = &row->session->layout;
-        const float *angles = b->angles + r * 2 * head_dim;
-        float *q = b->q + r * n_heads * head_dim, *k = b->k + r * n_kv_heads * head_dim;
-        const float *v = b->v + r * n_kv_heads * head_dim;
-        if (b->transformer->model.rope_halves) {
-            join_halves(q, n_heads, head_dim, scratch(team, b));
-            join_halves(k, n_kv_heads, head_dim, scratch(team, b));
-        }
-        kernels->rope(q, angles, n_heads, head_dim);
-        kernels->rope(k, angles, n_kv_heads, head_dim);
-        const size_t in_page = row->position % L2C_KV_PAGE;
-        uint8_t *block = row->session->pages[row->position / L2C_KV_PAGE] + layer * layout->layer +
-                         in_page / L2C_KV_BLOCK * layout->block;
-        for (size_t h = 0; h < n_kv_heads; h++) {
-            kernels->store_kv(block + h * layout->head, layout, in_page % L2C_KV_BLOCK, k + h * head_dim,
-                              v + h * head_dim);
+    const l2c_row *row = &b->rows[r];
+    const l2c_kv_layout *layout = &row->session->layout;
+    const float *angles = b->angles + r * 2 * head_dim;
+    float *q = b->q + r * n_heads * head_dim, *k = b->k + r * n_kv_heads * head_dim;
+    const float *v = b->v + r * n_kv_heads * head_dim;
+    if (b->transformer->model.rope_halves) {
+        join_halves(q, n_heads, head_dim, scratch(team, b));
+        join_halves(k, n_kv_heads, head_dim, scratch(team, b));
+    }
+    kernels->rope(q, angles, n_heads, head_dim);
+    kernels->rope(k, angles, n_kv_heads, head_dim);
+    const size_t in_page = row->position % L2C_KV_PAGE;
+    uint8_t *block = row->session->pages[row->position / L2C_KV_PAGE] + layer * layout->layer +
+                     in_page / L2C_KV_BLOCK * layout->block;
+    for (size_t h = 0; h < n_kv_heads; h++) {
+        kernels->store_kv(block + h * layout->head, layout, in_page % L2C_KV_BLOCK, k + h * head_dim, v + h * head_dim);
+    }
+}
+
+static void rotate_and_store(const l2c_team *team, l2c_batch *b, size_t layer) {
+    l2c_work work = rows_work(team, b);
+    for (l2c_range rows; l2c_team_take(&work, &rows);) {
+        for (size_t r = rows.from; r < rows.to; r++) {
+            rotate_and_store_row(team, b, layer, r);
         }
     }
     l2c_team_wait_for(team, tensor(b, L2C_TENSOR_ATTN_OUTPUT, layer));
@@ -259,31 +290,31 @@ static void attend(const l2c_team *team, l2c_batch *b, size_t layer) {
         attend_parts(team, b, layer);
         return;
     }
-    /* Later rows of a prompt see more positions: tasks are dealt out in turn, every other head's from the last run on. */
+    /* Later rows of a prompt see more positions: the last run of a head is the longest task, and goes first. */
     const l2c_kernels *kernels = b->transformer->kernels;
-    const size_t tasks = (size_t)b->transformer->model.config.n_kv_heads * b->n_runs;
-    for (size_t task = (size_t)team->rank; task < tasks; task += (size_t)team->size) {
-        const size_t head = task / b->n_runs, turn = task % b->n_runs;
-        const l2c_run *run = &b->runs[head % 2 ? b->n_runs - 1 - turn : turn];
-        const l2c_attention attention = attention_of(team, b, run, layer, head);
-        (run->tiles ? kernels->attend_tiles : kernels->attend)(&attention);
+    l2c_work work = l2c_team_work(team, (size_t)b->transformer->model.config.n_kv_heads * b->n_runs, 1, 1);
+    for (l2c_range task; l2c_team_take(&work, &task);) {
+        for (size_t t = task.from; t < task.to; t++) {
+            const l2c_run *run = &b->runs[b->n_runs - 1 - t % b->n_runs];
+            const l2c_attention attention = attention_of(team, b, run, layer, t / b->n_runs);
+            (run->tiles ? kernels->attend_tiles : kernels->attend)(&attention);
+        }
     }
     l2c_team_wait(team);
 }
 
-/* gate = silu(normed @ G^T) * (normed @ U^T); each thread activates the columns that it computed */
+/* gate = silu(normed @ G^T) * (normed @ U^T), each piece of columns as soon as it is there */
 static void feed_forward(const l2c_team *team, l2c_batch *b, size_t layer) {
     const size_t hidden_dim = (size_t)b->transformer->model.config.hidden_dim;
-    const l2c_range columns = l2c_team_share(team, hidden_dim, L2C_LANES);
-    product(team, b, b->gate, b->normed, tensor(b, L2C_TENSOR_FFN_GATE, layer), false);
-    product(team, b, b->up, b->normed, tensor(b, L2C_TENSOR_FFN_UP, layer), false);
-    if (reduce(team, b, b->normed, L2C_TENSOR_FFN_GATE, layer)) {
-        adapt(team, b, b->gate, L2C_TENSOR_FFN_GATE, layer);
-        adapt(team, b, b->up, L2C_TENSOR_FFN_UP, layer);
-    }
-    for (size_t r = 0; r < row_count(b); r++) {
-        const size_t at = r * hidden_dim + columns.from;
-        b->transformer->kernels->swiglu(b->gate + at, b->up + at, columns.to - columns.from);
+    reduce(team, b, b->normed, L2C_TENSOR_FFN_GATE, layer);
+    l2c_work work = l2c_matmul_work(team, tensor(b, L2C_TENSOR_FFN_GATE, layer), row_count(b));
+    for (l2c_range columns; l2c_team_take(&work, &columns);) {
+        adapted_columns(team, b, b->gate, b->normed, L2C_TENSOR_FFN_GATE, layer, columns, false);
+        adapted_columns(team, b, b->up, b->normed, L2C_TENSOR_FFN_UP, layer, columns, false);
+        for (size_t r = 0; r < row_count(b); r++) {
+            const size_t at = r * hidden_dim + columns.from;
+            b->transformer->kernels->swiglu(b->gate + at, b->up + at, columns.to - columns.from);
+        }
     }
     l2c_team_wait(team);
 }
@@ -334,31 +365,23 @@ void l2c_forward(const l2c_team *team, void *batch) {
             return;
         }
         normalize(team, b, vector(b, L2C_TENSOR_ATTN_NORM, layer), tensor(b, L2C_TENSOR_ATTN_Q, layer));
-        product(team, b, b->q, b->normed, tensor(b, L2C_TENSOR_ATTN_Q, layer), false);
-        product(team, b, b->k, b->normed, tensor(b, L2C_TENSOR_ATTN_K, layer), false);
-        product(team, b, b->v, b->normed, tensor(b, L2C_TENSOR_ATTN_V, layer), false);
-        if (reduce(team, b, b->normed, L2C_TENSOR_ATTN_Q, layer)) {
-            adapt(team, b, b->q, L2C_TENSOR_ATTN_Q, layer);
-            adapt(team, b, b->k, L2C_TENSOR_ATTN_K, layer);
-            adapt(team, b, b->v, L2C_TENSOR_ATTN_V, layer);
-        }
+        reduce(team, b, b->normed, L2C_TENSOR_ATTN_Q, layer);
+        adapted(team, b, b->q, b->normed, L2C_TENSOR_ATTN_Q, layer, false);
+        adapted(team, b, b->k, b->normed, L2C_TENSOR_ATTN_K, layer, false);
+        adapted(team, b, b->v, b->normed, L2C_TENSOR_ATTN_V, layer, false);
         l2c_team_wait(team);
         rotate_and_store(team, b, layer);
         attend(team, b, layer);
         convert(team, b, b->attended, q_dim, tensor(b, L2C_TENSOR_ATTN_OUTPUT, layer));
-        product(team, b, b->x, b->attended, tensor(b, L2C_TENSOR_ATTN_OUTPUT, layer), true);
-        if (reduce(team, b, b->attended, L2C_TENSOR_ATTN_OUTPUT, layer)) {
-            adapt(team, b, b->x, L2C_TENSOR_ATTN_OUTPUT, layer);
-        }
+        reduce(team, b, b->attended, L2C_TENSOR_ATTN_OUTPUT, layer);
+        adapted(team, b, b->x, b->attended, L2C_TENSOR_ATTN_OUTPUT, layer, true);
         l2c_team_wait(team);
 
         normalize(team, b, vector(b, L2C_TENSOR_FFN_NORM, layer), tensor(b, L2C_TENSOR_FFN_GATE, layer));
         feed_forward(team, b, layer);
         convert(team, b, b->gate, (size_t)c->hidden_dim, tensor(b, L2C_TENSOR_FFN_DOWN, layer));
-        product(team, b, b->x, b->gate, tensor(b, L2C_TENSOR_FFN_DOWN, layer), true);
-        if (reduce(team, b, b->gate, L2C_TENSOR_FFN_DOWN, layer)) {
-            adapt(team, b, b->x, L2C_TENSOR_FFN_DOWN, layer);
-        }
+        reduce(team, b, b->gate, L2C_TENSOR_FFN_DOWN, layer);
+        adapted(team, b, b->x, b->gate, L2C_TENSOR_FFN_DOWN, layer, true);
         l2c_team_wait(team);
     }
     keep_wanted(team, b);

@@ -1,4 +1,5 @@
 """Every kernel at every level gives the scalar kernel's bits: tests/c/checkkernels.c, here and on an emulated AArch64.
+What threads share is taken once: tests/c/checkteam.c.
 
 The same emulator runs a whole story: greedy.c, against llama2.c's own text.
 """
@@ -55,7 +56,17 @@ def test_kernels_under_sanitizers(tmp_path, rng):
     if sys.platform != "linux":
         pytest.skip("the sanitizers' flags are those of Linux")
     (checker,) = build(tmp_path, "--sanitize")
-    assert output(checker, str(rng.seed + 1)).count("same bits") >= 1
+    lines = output(checker, str(rng.seed + 1)).splitlines()
+    assert lines and all("same bits" in line for line in lines)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="build.py drives compilers with the flags of gcc")
+def test_work_is_shared_out(tmp_path, rng):
+    need("cc")
+    (checker,) = build(tmp_path, "--levels", "scalar", "--", "-O1", programs=("checkteam",))
+    lines = output(checker, str(rng.seed + 1)).splitlines()
+    assert [line.split(" threads: ") for line in lines] == [[str(n), "0 wrong, 0 left"] for n in range(1, 10)]
 
 
 @pytest.mark.slow
