@@ -37,8 +37,15 @@ enum {
     BLOCK = 32,      /* rows and columns of a block: two by two tiles of sums, with two of A and two of B all eight */
     BLOCK_TILES = 4,
     BLOCK_SUMS = BLOCK_TILES * TILE_SUMS,
-    STEP_U16 = 2 * TILE_U16,                    /* w or x of a block for TILE_K */
-    TERM_U16 = L2C_TILES_K / TILE_K * STEP_U16, /* the same for a panel */
+    STEP_U16 = 2 * TILE_U16,   /* x of a block for TILE_K */
+    PIECE_K = L2C_TILES_PIECE, /* of a column, unpacked at a time */
+    PIECE_STEPS = PIECE_K / TILE_K,
+    /* w of a column for PIECE_K, of a block for it, and of a panel. What is written one after the other lies together, and
+     * columns are an odd number of lines apart: stores 2,048 bytes apart take up to three times as long. */
+    COLUMN_U16 = PIECE_K + L2C_TILES_GAP,
+    BLOCK_U16 = BLOCK * COLUMN_U16,
+    TERM_U16 = L2C_TILES_K / PIECE_K * BLOCK_U16,
+    COLUMN_BYTES = 2 * COLUMN_U16,
     GROUP_BLOCKS = 8, /* of rows that go over the columns together: they stay in the second-level cache */
 };
 
@@ -57,8 +64,11 @@ static const struct {
 /* GCC does not know either that a tile is loaded from memory: what it still holds back is stored here. */
 #if defined(__GNUC__)
 #define STORED() __asm__ volatile("" ::: "memory")
+/* Broadcasts of it are loads then, which cost less than permutations of a register. */
+#define IN_MEMORY(x) __asm__("" : "+m"(x))
 #else
 #define STORED() ((void)0)
+#define IN_MEMORY(x) ((void)0)
 #endif
 
 /* ---- f32 to bf16 ---- */
@@ -122,13 +132,13 @@ static void rows_to_tiles(uint16_t *to, const float *x, size_t ldx, size_t from,
 
 /* ---- Weights to bf16 ---- */
 
-/* A column is a row of tiles: its values by TILE_K, STEP_U16 apart. */
+/* A column is a row of tiles, COLUMN_U16 apart. */
 
 /* n values of a float type, zeros up to a multiple of TILE_K */
 TILE void floats_to_bf16(const l2c_type type, uint16_t *out, const uint8_t *w, size_t n, size_t terms) {
     const size_t bytes = type == L2C_TYPE_F32 ? 4 : 2;
     size_t p = 0;
-    for (; p + TILE_K <= n; p += TILE_K, out += STEP_U16) {
+    for (; p + TILE_K <= n; p += TILE_K, out += TILE_K) {
         const uint8_t *from = w + p * bytes;
         if (type == L2C_TYPE_BF16) { /* as they are: the tiles themselves take subnormals for zeros */
             const __m512i order = _mm512_inserti64x4(
@@ -170,6 +180,7 @@ TILE void factors_of_step(const l2c_type type, factors *f, const uint8_t *const 
     const float bias = bias_of(type) - (type == L2C_TYPE_Q8_0 ? 128.0f : 0.0f) - base_of(type);
     vec_store(f->scales, scales);
     vec_store(f->mins, has_mins(type) ? mins : vec_mul(scales, vec_set1(bias)));
+    IN_MEMORY(*f);
 }
 
 /* In lane order: where the factors of sixteen values are, number i of superblock `half` of a step. */
@@ -269,7 +280,7 @@ TILE void chunk_to_bf16(const l2c_type type, uint16_t *out, const uint8_t *p, co
                              lane_of(type, half, i + 3)};
     if (type == L2C_TYPE_Q8_0) {
         UNROLL for (int t = 0; t < 2; t++) {
-            store_bf16(out + t * STEP_U16, scaled(f, lanes[2 * t], above_base(type, p, 2 * c + t, 0)),
+            store_bf16(out + t * TILE_K, scaled(f, lanes[2 * t], above_base(type, p, 2 * c + t, 0)),
                        scaled(f, lanes[2 * t], above_base(type, p, 2 * c + t, 1)));
         }
         return;
@@ -280,7 +291,7 @@ TILE void chunk_to_bf16(const l2c_type type, uint16_t *out, const uint8_t *p, co
                 _mm512_mask_blend_ps(0xff00, vec_set1(f->scales[lanes[2 * t]]), vec_set1(f->scales[lanes[2 * t + 1]]));
             const vec min =
                 _mm512_mask_blend_ps(0xff00, vec_set1(f->mins[lanes[2 * t]]), vec_set1(f->mins[lanes[2 * t + 1]]));
-            store_bf16(out + t * STEP_U16, vec_fma(above_base(type, p, 2 * c + t, 0), scale, min),
+            store_bf16(out + t * TILE_K, vec_fma(above_base(type, p, 2 * c + t, 0), scale, min),
                        vec_fma(above_base(type, p, 2 * c + t, 1), scale, min));
         }
         return;
@@ -303,43 +314,53 @@ TILE void chunk_to_bf16(const l2c_type type, uint16_t *out, const uint8_t *p, co
         of_low = of_high = table_of(type, f, lanes[0], lanes[2]);
     }
     bvec_store(out, _mm512_permutexvar_epi16(low, of_low));
-    bvec_store(out + STEP_U16, _mm512_permutexvar_epi16(high, of_high));
+    bvec_store(out + TILE_K, _mm512_permutexvar_epi16(high, of_high));
 }
 
-/* Superblock s of a row. f: the factors of its step, which the first of two finds for both. */
-TILE void super_to_bf16(const l2c_type type, uint16_t *out, const uint8_t *row, size_t s, size_t k, factors *f) {
-    uint8_t last[2][MOST_SUPER_BYTES];
-    const bool alone = is_narrow(type);
-    const uint8_t *p = super_at(type, last[0], row, s, k);
-    if (alone || s % 2 == 0) {
-        factors_of_step(type, f, (const uint8_t *const[2]){p, alone ? p : super_at(type, last[1], row, s + 1, k)});
-    }
-    if (alone || s % 2 == 0) {
-        UNROLL for (int c = 0; c < CHUNKS; c++) chunk_to_bf16(type, out + 2 * c * STEP_U16, p, f, 0, c);
-    } else {
-        UNROLL for (int c = 0; c < CHUNKS; c++) chunk_to_bf16(type, out + 2 * c * STEP_U16, p, f, 1, c);
+/* Two superblocks; `both`: else the second is not wanted. */
+TILE void supers_to_bf16(const l2c_type type, uint16_t *out, const uint8_t *const p[2], bool both) {
+    const size_t in_step = is_narrow(type) ? 1 : 2;
+    factors f;
+    factors_of_step(type, &f, (const uint8_t *const[2]){p[0], p[in_step - 1]});
+    UNROLL for (int c = 0; c < CHUNKS; c++) chunk_to_bf16(type, out + 2 * c * TILE_K, p[0], &f, 0, c);
+    if (both) {
+        if (in_step == 1) {
+            factors_of_step(type, &f, (const uint8_t *const[2]){p[1], p[1]});
+        }
+        UNROLL for (int c = 0; c < CHUNKS; c++)
+            chunk_to_bf16(type, out + SUPER + 2 * c * TILE_K, p[1], &f, in_step - 1, c);
     }
 }
 
-/* k [p, p + SUPER) of a row, zeros past its end up to a multiple of TILE_K at least; p goes up for each f */
-TILE void piece_to_bf16(const l2c_type type, uint16_t *out, const l2c_matrix *w, const uint8_t *row, size_t p,
-                        factors *f) {
-    const size_t n = smaller(SUPER, w->k - p);
-    const uint8_t *from = row + p / w->type->values * w->type->bytes;
-    if (type == L2C_TYPE_F16 || type == L2C_TYPE_BF16) {
-        floats_to_bf16(type, out, from, n, w_terms(type));
+TILE bool is_half(const l2c_type type) {
+    return type == L2C_TYPE_F16 || type == L2C_TYPE_BF16;
+}
+
+/* Bytes of SUPER values, of types whose kernel does not serve several. */
+TILE size_t bytes_of_super(const l2c_type type) {
+    return is_half(type) ? 2 * SUPER : super_bytes(type);
+}
+
+/* The first n of PIECE_K values of a row that begins with `row`, which are number p of it and those that follow; zeros up to a
+ * multiple of TILE_K at least. */
+TILE void values_to_bf16(const l2c_type type, uint16_t *out, const l2c_matrix *w, const uint8_t *row, size_t p,
+                         size_t n) {
+    if (is_half(type)) {
+        floats_to_bf16(type, out, row + 2 * p, n, w_terms(type));
     } else if (type == L2C_TYPE_IQ3_S) { /* and TQ1_0: they have no vectors of integers */
-        float plain[SUPER];
-        w->type->dequantize(plain, from, n / w->type->values);
+        float plain[PIECE_K];
+        w->type->dequantize(plain, row + p / w->type->values * w->type->bytes, n / w->type->values);
         floats_to_bf16(L2C_TYPE_F32, out, (const uint8_t *)plain, n, 1);
+    } else if (n == PIECE_K) {
+        const uint8_t *from = row + p / SUPER * super_bytes(type);
+        supers_to_bf16(type, out, (const uint8_t *const[2]){from, from + super_bytes(type)}, true);
     } else {
-        super_to_bf16(type, out, row, p / SUPER, w->k, f);
+        uint8_t last[2][MOST_SUPER_BYTES];
+        const size_t s = p / SUPER;
+        const uint8_t *const supers[2] = {super_at(type, last[0], row, s, w->k),
+                                          super_at(type, last[1], row, s + 1, w->k)};
+        supers_to_bf16(type, out, supers, n > SUPER);
     }
-}
-
-/* Bytes of SUPER values. */
-TILE size_t most_bytes(const l2c_type type) {
-    return type == L2C_TYPE_F16 || type == L2C_TYPE_BF16 ? 2 * SUPER : type == L2C_TYPE_IQ3_S ? 110 : super_bytes(type);
 }
 
 /* ---- Products of tiles: 0 to 3 are the sums, 4 and 5 columns of w, 6 and 7 rows of x ---- */
@@ -369,40 +390,56 @@ struct panel_job {
     size_t terms;
     size_t from, depth;  /* of k */
     size_t n;            /* columns */
-    size_t unpack;       /* the first of the columns being unpacked */
-    uint16_t *unpacked;  /* [terms][L2C_TILES_K / TILE_K][2][16 columns][32 k] */
+    size_t unpacking;    /* the first of the columns being unpacked */
+    uint16_t *unpacked;  /* [terms][L2C_TILES_K / PIECE_K][32 columns][COLUMN_U16] */
     size_t pieces, done; /* of these columns */
     size_t column, at;   /* the next one: column of the block, k of the panel */
-    float *y;            /* where the sums of the last block of rows go; m and width of it there, 0: none */
+    uint16_t *to;        /* where it goes, and its column of w */
+    const uint8_t *row;
+    float *y; /* where the sums of the last block of rows go; m and width of it there, 0: none */
     size_t ldy, m, width;
     bool add;
     const float *sums;
-    factors factors[BLOCK]; /* of the columns being unpacked */
 };
 
+static size_t columns_unpacked(const panel_job *j) {
+    return j->unpacking < j->n ? smaller(BLOCK, j->n - j->unpacking) : 0;
+}
+
 static void begin_unpacking(panel_job *j, uint16_t *to, size_t column) {
-    j->unpack = column;
-    j->unpacked = to;
+    j->unpacking = column;
+    j->unpacked = j->to = to;
+    j->row = j->w->data + column * j->w->row_bytes;
     j->done = j->column = j->at = 0;
-    j->pieces = column < j->n ? smaller(BLOCK, j->n - column) * ((j->depth + SUPER - 1) / SUPER) : 0;
+    j->pieces = columns_unpacked(j) * ((j->depth + PIECE_K - 1) / PIECE_K);
 }
 
 /* Pieces go along the columns of a block first, whose tiles are then whole while they are in the first-level cache. */
 TILE void piece_of(const l2c_type type, panel_job *j) {
     const l2c_matrix *w = j->w;
-    const size_t bytes = SUPER / w->type->values * w->type->bytes;
-    const uint8_t *row = w->data + (j->unpack + j->column) * w->row_bytes,
-                  *from = row + (j->from + j->at) / SUPER * bytes;
-    /* the same column's next piece, or the first one of the next block's: so many streams are more than the hardware
-     * follows */
-    const uint8_t *soon = from + (j->at + SUPER < j->depth ? bytes : BLOCK * w->row_bytes - j->at / SUPER * bytes);
-    UNROLL for (size_t b = 0; b < most_bytes(type); b += 64) PREFETCH_L2((const char *)soon + b);
-    piece_to_bf16(type, j->unpacked + j->at / TILE_K * STEP_U16 + j->column * TILE_K, w, row, j->from + j->at,
-                  &j->factors[j->column]);
+    const uint8_t *row = j->row;
+    const size_t p = j->from + j->at, left = w->k - p;
+    if (type != L2C_TYPE_IQ3_S) {
+        /* the same column's next piece, or the first one of the next block's: so many streams are more than the hardware
+         * follows */
+        const bool more = j->at + PIECE_K < j->depth;
+        const uint8_t *soon = more ? row + (p + PIECE_K) / SUPER * bytes_of_super(type)
+                                   : row + BLOCK * w->row_bytes + j->from / SUPER * bytes_of_super(type);
+        UNROLL for (size_t b = 0; b < 2 * bytes_of_super(type); b += 64) PREFETCH_L2((const char *)soon + b);
+    }
+    if (left >= PIECE_K) {
+        values_to_bf16(type, j->to, w, row, p, PIECE_K);
+    } else {
+        values_to_bf16(type, j->to, w, row, p, left);
+    }
     j->done++;
-    if (++j->column == BLOCK || j->unpack + j->column == j->n) {
+    j->to += COLUMN_U16;
+    j->row += w->row_bytes;
+    if (++j->column == columns_unpacked(j)) {
+        j->at += PIECE_K;
+        j->to = j->unpacked + j->at / PIECE_K * BLOCK_U16;
+        j->row = w->data + j->unpacking * w->row_bytes;
         j->column = 0;
-        j->at += SUPER;
     }
 }
 
@@ -448,16 +485,17 @@ static void block_product(float *sums, const uint16_t *w, const uint16_t *x, siz
     size_t tile = 0, owed = 0;
     zero_sums();
     for (size_t term = j->terms; term-- > 0;) {
-        const uint16_t *wp = w + term * TERM_U16, *xp = x;
-        for (size_t s = 0; s < steps; s++, wp += STEP_U16, xp += STEP_U16) {
+        const uint16_t *xp = x;
+        for (size_t s = 0; s < steps; s++, xp += STEP_U16) {
+            const uint16_t *wp = w + term * TERM_U16 + s / PIECE_STEPS * BLOCK_U16 + s % PIECE_STEPS * TILE_K;
             if (s < rows) {
                 __builtin_prefetch(y + s * j->ldy, 1);
                 __builtin_prefetch(y + s * j->ldy + L2C_LANES, 1);
             }
             STORED();
-            _tile_loadd(4, wp, TILE_BYTES);
+            _tile_loadd(4, wp, COLUMN_BYTES);
             _tile_loadd(6, xp, TILE_BYTES);
-            _tile_loadd(5, wp + TILE_U16, TILE_BYTES);
+            _tile_loadd(5, wp + BLOCK_U16 / 2, COLUMN_BYTES);
             if (wide) {
                 _tile_loadd(7, xp + TILE_U16, TILE_BYTES);
             }
@@ -535,13 +573,19 @@ static void gemm_tiles(float *y, size_t ldy, const uint16_t *x, const l2c_matrix
 
 #include "kernels_attention_tiles.h"
 
+/* Of loaded tiles: those that _tile_zero made take the products' unit for nothing while the core's other thread needs it. */
 static double probe_tiles(size_t iterations) {
+    uint16_t row[TILE_K];
+    for (size_t i = 0; i < TILE_K; i++) {
+        row[i] = 0x3f80; /* 1 */
+    }
     _tile_loadconfig(&eight_tiles);
     zero_sums();
-    _tile_zero(4);
-    _tile_zero(5);
-    _tile_zero(6);
-    _tile_zero(7);
+    STORED();
+    _tile_loadd(4, row, 0);
+    _tile_loadd(5, row, 0);
+    _tile_loadd(6, row, 0);
+    _tile_loadd(7, row, 0);
     for (size_t n = 0; n < iterations; n++) {
         _tile_dpbf16ps(0, 4, 6);
         _tile_dpbf16ps(1, 4, 7);
