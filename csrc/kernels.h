@@ -26,8 +26,8 @@ enum {
     L2C_TURNED = 4 * L2C_SUPER, /* two superblocks, in both ways of kernels_turned.h */
     L2C_FEW = 8,                /* rows that are not taken by panels are less at every level */
     L2C_PANEL_SUPERS = 8,       /* superblocks that a block of a panel has */
-    L2C_PANEL_BLOCK = L2C_PANEL_SUPERS * (L2C_SUPER / 4 + 2 * L2C_LANES) *
-        L2C_PANEL_N,                 /* floats: values, scales, mins */
+    L2C_PANEL_BLOCK = L2C_PANEL_SUPERS * (L2C_SUPER / 4 + 2 * L2C_LANES) * L2C_PANEL_N +
+        L2C_LANES * L2C_LANES,       /* floats: values, scales, mins, a line after each lane */
     L2C_TILE_ROWS = 32,              /* rows that lie together for a product by tiles */
     L2C_TILES_K = 2048,              /* k that it sums in one go */
     L2C_TILES_PIECE = 2 * L2C_SUPER, /* k of a column that lie together, and a gap after them */

@@ -8,7 +8,9 @@
  * [lanes][steps][columns], then mins alike. A lane is one stream, whose sums stay in registers. */
 
 enum { PANEL_COLUMNS = PANEL_V * L2C_LANES, PANEL_SUPERS = L2C_PANEL_SUPERS };
-enum { LANE_VALUES = PANEL_SUPERS * SUPER / L2C_LANES / 4 * PANEL_COLUMNS, LANE_SUMS = L2C_LANES * PANEL_COLUMNS };
+enum { OF_LANE = PANEL_SUPERS * SUPER / L2C_LANES / 4 * PANEL_COLUMNS, LANE_SUMS = L2C_LANES * PANEL_COLUMNS };
+/* Sixteen lanes whole pages apart would share the few lines of one set of the first-level cache. */
+enum { LANE_VALUES = OF_LANE + (OF_LANE * (int)sizeof(float) % 4096 == 0 ? L2C_LANES : 0) };
 enum { PANEL_SCALES = L2C_LANES * LANE_VALUES, PANEL_MINS = PANEL_SCALES + PANEL_SUPERS * LANE_SUMS };
 enum { PANEL_BLOCK = PANEL_MINS + PANEL_SUPERS * LANE_SUMS }; /* floats */
 _Static_assert((int)PANEL_BLOCK <= (int)L2C_PANEL_BLOCK, "blocks fit the scratch of l2c_quant_panel");
