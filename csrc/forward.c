@@ -205,7 +205,7 @@ static void rotate_and_store_row(const l2c_team *team, l2c_batch *b, size_t laye
 }
 
 static void rotate_and_store(const l2c_team *team, l2c_batch *b, size_t layer) {
-    l2c_work work = rows_work(team, b);
+    l2c_work work = l2c_team_work(team, row_count(b), 1, L2C_LANES);
     for (l2c_range rows; l2c_team_take(&work, &rows);) {
         for (size_t r = rows.from; r < rows.to; r++) {
             rotate_and_store_row(team, b, layer, r);
