@@ -129,7 +129,9 @@ static inline size_t l2c_attention_scratch(size_t heads, size_t value_stride) {
 /* Queries and their means; keys and values of a chunk; of a block of queries scores, weights and means. */
 static inline size_t l2c_attention_tiles_scratch(size_t heads, size_t head_dim) {
     const size_t queries = l2c_round_up(l2c_attention_rows(heads, true) * heads, 32), dim = l2c_round_up(head_dim, 32);
-    return queries * (2 * dim + 2) + 2 * L2C_KV_CHUNK * dim + 32 * (2 * L2C_KV_CHUNK + dim + 2);
+    const size_t terms = dim / 32 * 33; /* of a query, a key or a value, and the gaps between them */
+    return queries * (terms + dim + 2) + 2 * L2C_KV_CHUNK * terms +
+           32 * (L2C_KV_CHUNK + L2C_LANES + L2C_KV_CHUNK / 32 * 33 + dim + 2);
 }
 
 /* The first position that a row of `length` positions sees. */

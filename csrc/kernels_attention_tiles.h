@@ -13,10 +13,13 @@
  * weights to 2^-17; one holds an int8. */
 
 enum {
-    QUERIES = 32,                                /* of a block, as the columns of one */
-    STEP_TERMS = 2 * STEP_U16,                   /* bf16 of 32 queries, positions or d by TILE_K, in two terms */
-    CHUNK_PIECES = (int)L2C_KV_CHUNK / TILE_K,   /* positions by TILE_K */
-    WEIGHTS_FLOATS = QUERIES * (int)L2C_KV_CHUNK /* of a block, as floats or in two terms */
+    QUERIES = 32, /* of a block, as the columns of one */
+    /* bf16 of 32 queries, positions or d by TILE_K, in two terms; a line after each, as what is stored in turn should not lie
+     * 2,048 bytes apart */
+    TERM = STEP_U16 + TILE_K,
+    STEP_TERMS = 2 * TERM,
+    CHUNK_PIECES = (int)L2C_KV_CHUNK / TILE_K,  /* positions by TILE_K */
+    SCORES = (int)L2C_KV_CHUNK + (int)L2C_LANES /* floats kept for a query's */
 };
 
 _Static_assert((int)L2C_ATT_TILE_QUERIES % QUERIES == 0, "queries lie by blocks");
@@ -35,17 +38,17 @@ TILE vec upper_bits(vec a) {
     return _mm512_and_ps(a, (vec)_mm512_set1_epi32((int)0xffff0000));
 }
 
-/* to[0 .. 32): the first terms of 32 values in order, to[STEP_U16 ...] the second ones */
+/* to[0 .. 32): the first terms of 32 values in order, to[TERM ...] the second ones */
 TILE void store_row(uint16_t *to, vec low, vec high) {
     const vec low0 = upper_bits(low), high0 = upper_bits(high);
     _mm512_storeu_si512(to, (__m512i)_mm512_cvtne2ps_pbh(high0, low0));
-    _mm512_storeu_si512(to + STEP_U16, (__m512i)_mm512_cvtne2ps_pbh(vec_sub(high, high0), vec_sub(low, low0)));
+    _mm512_storeu_si512(to + TERM, (__m512i)_mm512_cvtne2ps_pbh(vec_sub(high, high0), vec_sub(low, low0)));
 }
 
-/* to[0 .. 32): the first terms of sixteen pairs, to[STEP_U16 ...] the second ones */
+/* to[0 .. 32): the first terms of sixteen pairs, to[TERM ...] the second ones */
 TILE void store_pairs(const size_t terms, uint16_t *to, vec first, vec second) {
     const __m512i top = _mm512_set1_epi32((int)0xffff0000);
-    for (size_t term = 0; term < terms; term++, to += STEP_U16) {
+    for (size_t term = 0; term < terms; term++, to += TERM) {
         const __m512i a = _mm512_srli_epi32((__m512i)first, 16);
         _mm512_storeu_si512(to, _mm512_ternarylogic_epi32((__m512i)second, top, a, 0xea)); /* a & b | c */
         first = vec_sub(first, upper_bits(first));
@@ -65,7 +68,7 @@ static tile_work tile_work_of(const l2c_attention *a) {
     w.values = w.keys + CHUNK_PIECES * w.steps * STEP_TERMS;
     w.weights = w.values + CHUNK_PIECES * w.steps * STEP_TERMS;
     w.work.p = (float *)(w.weights + CHUNK_PIECES * STEP_TERMS);
-    w.work.mean = w.work.p + WEIGHTS_FLOATS;
+    w.work.mean = w.work.p + QUERIES * SCORES;
     w.work.mean_new = w.work.mean + queries * stride;
     w.work.high = w.work.mean_new + QUERIES * stride;
     w.work.total = w.work.high + queries;
@@ -120,7 +123,7 @@ TILE void values_to_tiles(const l2c_kv_type type, const tile_work *w, const l2c_
 
 /* Of query i of a block. */
 static void weights_to_tiles(const tile_work *w, size_t i, size_t length) {
-    const float *p = w->work.p + i * L2C_KV_CHUNK;
+    const float *p = w->work.p + i * SCORES;
     uint16_t *to = w->weights + i * TILE_K;
     for (size_t t = 0; t < length; t += TILE_K, to += STEP_TERMS) {
         store_row(to, vec_load(p + t), vec_load(p + t + L2C_LANES));
@@ -163,13 +166,13 @@ TILE void terms_product(const size_t terms, float *to, size_t stride, const uint
     zero_sums();
     STORED();
     for (size_t s = 0; s < steps; s++, a += STEP_TERMS, b += STEP_TERMS) {
-        load_a(a + STEP_U16, tall);
+        load_a(a + TERM, tall);
         load_b(b, wide);
         multiply(tall, wide);
         load_a(a, tall);
         multiply(tall, wide);
         if (terms > 1) {
-            load_b(b + STEP_U16, wide);
+            load_b(b + TERM, wide);
             multiply(tall, wide);
         }
     }
@@ -205,13 +208,13 @@ TILE void attend_block(const l2c_kv_type type, const l2c_attention *a, tile_work
     const bool tall = end - block > L2C_LANES;
     attention_work *work = &w->work;
     for (size_t t = 0; t < padded; t += TILE_K) {
-        terms_product(terms, work->p + t, L2C_KV_CHUNK, w->q + block / QUERIES * w->steps * STEP_TERMS,
+        terms_product(terms, work->p + t, SCORES, w->q + block / QUERIES * w->steps * STEP_TERMS,
                       w->keys + t / TILE_K * w->steps * STEP_TERMS, w->steps, tall, true);
     }
     for (size_t q = first; q < end; q++) {
         const size_t i = q - block, sees = a->length + q / a->heads, start = window_start(a, sees),
                      own = smaller(sees - from, length);
-        float *p = work->p + i * L2C_KV_CHUNK;
+        float *p = work->p + i * SCORES;
         if (type == L2C_KV_Q8) {
             scale_positions(w, p, layout->scales, own);
         }
