@@ -32,9 +32,9 @@ struct l2c_barrier {
     char apart[CACHE_LINE];
     atomic_uint generation;
     char also_apart[CACHE_LINE];
-    atomic_uint taken[WORKS]
-                     [MOST_SHARES]; /* pieces, by rank; more than there are when several threads found none left */
-    atomic_bool busy[PROCESSORS];   /* with a thread of the team */
+    /* Pieces, by rank; more than there are when several threads found none left. */
+    atomic_uint taken[WORKS][MOST_SHARES];
+    atomic_bool busy[PROCESSORS]; /* with a thread of the team */
 };
 
 /* Before the team begins, and when all of it waits. */
@@ -145,20 +145,26 @@ l2c_range l2c_team_share(const l2c_team *team, size_t n, size_t unit) {
 
 l2c_work l2c_team_work(const l2c_team *team, size_t n, size_t unit, size_t piece) {
     if (team->size == 1) {
-        return (l2c_work){team, n, unit, n, 0, 0};
+        return (l2c_work){team, n, unit, n, 1, 0, 0};
     }
     if (*team->begun == WORKS) {
         l2c_team_wait(team);
     }
-    return (l2c_work){team, n, unit, piece, (*team->begun)++, 0};
+    const size_t size = (size_t)team->size, units = (n + unit - 1) / unit;
+    const size_t largest = (units + size - 1) / size * unit;
+    return (l2c_work){team, n, unit, piece, (largest + piece - 1) / piece, (*team->begun)++, 0};
 }
 
-/* The next piece of this share. */
+/* The next piece of this share. Most are found exhausted, at the end of a work, by their counter alone. */
 static bool take_of(const l2c_work *work, int rank, l2c_range *items) {
+    atomic_uint *taken = &work->team->barrier->taken[work->number][rank];
+    const size_t before = atomic_load_explicit(taken, memory_order_relaxed);
+    if (before >= work->most) {
+        return false;
+    }
     const l2c_range share = share_of(work->team, rank, work->n, work->unit);
     const size_t length = share.to - share.from, pieces = length / work->piece + (length % work->piece != 0);
-    atomic_uint *taken = &work->team->barrier->taken[work->number][rank];
-    if (atomic_load_explicit(taken, memory_order_relaxed) >= pieces) {
+    if (before >= pieces) {
         return false;
     }
     const size_t piece = atomic_fetch_add_explicit(taken, 1, memory_order_relaxed);

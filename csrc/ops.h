@@ -37,6 +37,7 @@ l2c_range l2c_team_share(const l2c_team *team, size_t n, size_t unit);
 typedef struct l2c_work {
     const l2c_team *team;
     size_t n, unit, piece; /* shares are cut at multiples of unit, and into pieces of `piece` items */
+    size_t most;           /* pieces that a share has at most */
     size_t number;         /* of this work since the last wait */
     int passed;            /* shares in which nothing is left to take, from this thread's own on */
 } l2c_work;
