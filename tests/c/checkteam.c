@@ -1,5 +1,5 @@
 /* checkteam.c: random works on teams of 1 to 9 threads; every item is taken once, whoever is late, and a late thread's share by
- * the others. Prints a line for each number of threads, or what was wrong. */
+ * the others. Prints for each number of threads how many items were not taken once, and how many were left. */
 #include "ops.h"
 #include "platform.h"
 
