@@ -91,8 +91,23 @@ TILE size_t panel_at(const l2c_type type, size_t s, size_t g, size_t t) {
                : (s % 2 * 8 + half % 2 * 4 + half / 2) * LANE_VALUES + (s / 2 * 8 + g % 2 * 4 + t) * PANEL_COLUMNS;
 }
 
+/* The weights of the next panel, fetched meanwhile into the second-level cache, so that memory is never idle: how many bytes
+ * for each superblock of a column that is packed, and for each superblock and lane of a tile that is multiplied. */
+typedef struct panel_next {
+    const char *at, *end;
+    size_t packing, multiplying;
+} panel_next;
+
+TILE void fetch_next(panel_next *next, size_t bytes) {
+    for (size_t done = 0; done < bytes && next->at < next->end; done += 64) {
+        PREFETCH_L2(next->at);
+        next->at += 64;
+    }
+}
+
 /* Values of superblock s of a block, of sixteen columns whose superblocks are at p. */
-TILE void pack_values(const l2c_type type, float *block, const uint8_t *const p[L2C_LANES], size_t s) {
+TILE void pack_values(const l2c_type type, float *block, const uint8_t *const p[L2C_LANES], size_t s,
+                      panel_next *next) {
     const uint8_t *from[L2C_LANES];
     float plain[L2C_LANES][SUPER / 4];
     bvec upper[16], piece[4];
@@ -107,6 +122,7 @@ TILE void pack_values(const l2c_type type, float *block, const uint8_t *const p[
         bvec_load_columns(upper + 4 * i, from, upper_at(type) + 16 * i);
     UNROLL for (size_t i = 0; i < 2 * (size_t)piece_bits(type); i++) {
         bvec_load_columns(piece, from, piece_at(type, i));
+        fetch_next(next, next->packing * L2C_LANES / (2 * (size_t)piece_bits(type)));
         UNROLL for (int e = 0; e < 8 / piece_bits(type); e++) {
             const size_t g = sixteen_of(type, i, (size_t)e);
             UNROLL for (size_t t = 0; t < 4; t++) {
@@ -114,16 +130,6 @@ TILE void pack_values(const l2c_type type, float *block, const uint8_t *const p[
             }
         }
     }
-}
-
-enum { FETCH_SUPERS = 2 }; /* superblocks that are fetched before they are unpacked */
-
-/* Fetches `count` superblocks of column j that follow superblock s: so many streams side by side are more than the hardware
- * follows. After the ends of the `width` columns of a panel the next ones begin. */
-TILE void fetch_ahead(const l2c_type type, const size_t count, const l2c_matrix *w, size_t j, size_t width, size_t s) {
-    const size_t supers = (w->k + SUPER - 1) / SUPER, next = s + FETCH_SUPERS, over = next < supers ? 0 : width;
-    const uint8_t *soon = w->data + (j + over) * w->row_bytes + (over ? next - supers : next) * super_bytes(type);
-    UNROLL for (size_t at = 0; at < count * super_bytes(type); at += 64) PREFETCH((const char *)soon + at);
 }
 
 /* Superblock s of sixteen columns from j on; those from n on are zeros. */
@@ -142,7 +148,8 @@ TILE void super_columns(const l2c_type type, const uint8_t *p[L2C_LANES], uint8_
 }
 
 /* The step of a block that begins with its superblock s; the block with superblock `from` of the columns. */
-TILE void pack_step(const l2c_type type, float *block, const l2c_matrix *w, size_t n, size_t from, size_t s) {
+TILE void pack_step(const l2c_type type, float *block, const l2c_matrix *w, size_t n, size_t from, size_t s,
+                    panel_next *next) {
     const size_t in_step = step_supers(type), stride = PANEL_SUPERS / in_step * PANEL_COLUMNS;
     uint8_t last[L2C_LANES][MOST_SUPER_BYTES];
     for (size_t v = 0; v < PANEL_COLUMNS; v += L2C_LANES) {
@@ -154,14 +161,13 @@ TILE void pack_step(const l2c_type type, float *block, const l2c_matrix *w, size
         for (size_t i = 0; i < L2C_LANES; i++) {
             const uint8_t *const of_column[2] = {p[0][i], p[in_step - 1][i]};
             vec of_mins = vec_zero();
-            fetch_ahead(type, in_step, w, v + i < n ? v + i : 0, PANEL_COLUMNS, from + s);
             vec_store(scales + i * L2C_LANES, step_scales(type, of_column, &of_mins));
             if (has_mins(type)) {
                 vec_store(mins + i * L2C_LANES, of_mins);
             }
         }
         for (size_t half = 0; half < in_step; half++) {
-            pack_values(type, block + v, p[half], s + half);
+            pack_values(type, block + v, p[half], s + half, next);
         }
         float *factors = block + s / in_step * PANEL_COLUMNS + v;
         pack_block(factors + PANEL_SCALES, stride, scales, L2C_LANES);
@@ -206,12 +212,6 @@ TILE size_t panel_run(const panel_kind kind, const size_t quads) {
     return quads;
 }
 #endif
-
-/* The weights of the next panel, fetched meanwhile: `bytes` for each superblock and lane. */
-typedef struct panel_next {
-    const char *at, *end;
-    size_t bytes;
-} panel_next;
 
 /* sums [M][lanes][columns] += a block of `supers` superblocks, the first of them number `from`, for M rows of x. */
 TILE void panel_block(const panel_kind kind, const int excess, const size_t M, float *sums, const float *block,
@@ -273,10 +273,7 @@ TILE void panel_block(const panel_kind kind, const int excess, const size_t M, f
                     }
                 }
             }
-            for (size_t at = 0; at < next->bytes * per_step && next->at < next->end; at += 64) {
-                PREFETCH_L2(next->at);
-                next->at += 64;
-            }
+            fetch_next(next, per_step * next->multiplying);
             scales += PANEL_COLUMNS;
             mins += PANEL_COLUMNS;
             values += per_step * x->rows * SUPER;

@@ -127,6 +127,16 @@ TILE void unpack_column(const l2c_type type, float *panel, float *out, size_t j,
     }
 }
 
+enum { FETCH_SUPERS = 2 }; /* superblocks that are fetched before they are unpacked */
+
+/* Fetches `count` superblocks of column j that follow superblock s: so many streams side by side are more than the hardware
+ * follows. After the ends of the `width` columns of a panel the next ones begin. */
+TILE void fetch_ahead(const l2c_type type, const size_t count, const l2c_matrix *w, size_t j, size_t width, size_t s) {
+    const size_t supers = (w->k + SUPER - 1) / SUPER, next = s + FETCH_SUPERS, over = next < supers ? 0 : width;
+    const uint8_t *soon = w->data + (j + over) * w->row_bytes + (over ? next - supers : next) * super_bytes(type);
+    UNROLL for (size_t at = 0; at < count * super_bytes(type); at += 64) PREFETCH((const char *)soon + at);
+}
+
 /* Superblock s of `n` columns, and zeros for the rest of the panel. */
 TILE void unpack_panel(const l2c_type type, float *panel, const l2c_matrix *w, size_t n, size_t s) {
     float *plain = panel + PROMPT_PLAIN;

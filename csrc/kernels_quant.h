@@ -283,6 +283,10 @@ TILE void quant_rows(const l2c_type type, float *y, size_t ldy, const l2c_s8_row
 
 #include "kernels_panel.h"
 
+enum {
+    PACKING_ROWS = 8
+}; /* a panel's share of the fetching while it is packed is that of 8 rows while it is multiplied */
+
 TILE void quant_product(const l2c_type type, float *y, size_t ldy, const l2c_s8_rows *x, const l2c_matrix *w, size_t m,
                         size_t n, bool add, float *panel) {
     /* Whole bytes are more to pack, but rows one by one unpack them again. */
@@ -296,10 +300,12 @@ TILE void quant_product(const l2c_type type, float *y, size_t ldy, const l2c_s8_
         const size_t width = smaller(PANEL_COLUMNS, n - j);
         const l2c_matrix columns = {w->data + j * w->row_bytes, w->row_bytes, w->k, w->type};
         const char *after = (const char *)columns.data + PANEL_COLUMNS * w->row_bytes;
-        panel_next next = {after, after + PANEL_COLUMNS * w->row_bytes, PANEL_V * super_bytes(type) / tiles + 1};
+        const size_t packing = super_bytes(type) * PACKING_ROWS / (PACKING_ROWS + m);
+        panel_next next = {after, after + PANEL_COLUMNS * w->row_bytes, packing,
+                           (super_bytes(type) - packing) * PANEL_V / tiles + 1};
         for (size_t s = 0; s < supers; s += step_supers(type)) {
             const size_t in_block = s % PANEL_SUPERS;
-            pack_step(type, panel + s / PANEL_SUPERS * PANEL_BLOCK, &columns, width, s - in_block, in_block);
+            pack_step(type, panel + s / PANEL_SUPERS * PANEL_BLOCK, &columns, width, s - in_block, in_block, &next);
         }
         panel_of(type)(excess_shift(type), y + j, ldy, panel, x, m, width, w->k, add, &next);
     }
