@@ -17,6 +17,7 @@ static inline vec vec_dot4(bvec w, bvec x, const int32_t *bias) {
 }
 /* Of unsigned values sums of 16 bits, which eight products of 31 by 127 fit. */
 typedef ivec chain;
+enum { CHAIN_OF_SIX_BITS = 2 };
 static inline chain chain_zero(void) {
     return _mm512_setzero_si512();
 }

@@ -30,6 +30,7 @@ static inline vec vec_dot4(bvec w, bvec x, const int32_t *bias) {
     return vec_of_ints((ivec){add_dot4(from.low, u.low, x.low), add_dot4(from.high, u.high, x.high)});
 }
 typedef ivec chain;
+enum { CHAIN_OF_SIX_BITS = 4 };
 static inline chain chain_zero(void) {
     return (chain){_mm256_setzero_si256(), _mm256_setzero_si256()};
 }

@@ -190,91 +190,120 @@ TILE const float *lanes_of(const l2c_type type, const l2c_s8_rows *x, size_t ste
 #include "kernels_turned.h"
 #endif
 
-/* Sums of the groups of a step for M rows of x: products with the values as they lie, then sums of lanes. */
-TILE void straight_products(const l2c_type type, const size_t M, ivec *of_group, const l2c_s8_rows *x, size_t row,
-                            size_t step, const uint8_t *const p[2]) {
-    ivec products[2][QUANT_M];
-    UNROLL for (size_t half = 0; half < step_supers(type); half++) {
-        bvec w[CHUNKS];
-        UNROLL for (int c = 0; c < CHUNKS; c++) w[c] = super_values(type, p[half], c);
-        UNROLL for (size_t i = 0; i < M; i++) {
-            const int8_t *values = x->values + ((step * step_supers(type) + half) * x->rows + row + i) * SUPER;
-            ivec of_chunk[CHUNKS];
-            UNROLL for (int c = 0; c < CHUNKS; c++) {
-                const bvec xp = bvec_load(values + c * L2C_Q8_CHUNK);
-                of_chunk[c] = is_signed(type) ? ivec_dot4(w[c], xp) : ivec_dot4u(w[c], xp);
-            }
-            products[half][i] = ivec_sums_of_4(of_chunk[0], of_chunk[1], of_chunk[2], of_chunk[3]);
-        }
-    }
-    UNROLL for (size_t i = 0; i < M; i++) {
-        of_group[i] = is_narrow(type) ? products[0][i] : ivec_sums_of_2(products[0][i], products[1][i]);
-    }
-}
-
-/* A step for M rows of x; p: its superblocks. */
-TILE void quant_step(const l2c_type type, const size_t M, vec *sum, const l2c_s8_rows *x, size_t row, size_t step,
-                     const uint8_t *const p[2]) {
-    vec mins = vec_zero();
-    const vec scales = step_scales(type, p, &mins);
-    ivec of_group[QUANT_M];
+/* The values of a step; p: its superblocks. They lie chunk by chunk, unless they are turned: the types that are turned
+ * before they are unpacked, and all for several rows, whose sums of lanes cost more. */
+TILE void step_values(const l2c_type type, const bool several, bvec w[2 * CHUNKS], const uint8_t *const p[2]) {
 #ifdef LEVEL_HAS_TURNS
-    if (is_turned(type)) {
-        turned_products(type, M, of_group, x, row, step, p);
-    } else
-#endif
-    {
-        straight_products(type, M, of_group, x, row, step, p);
+    if (several || is_turned(type)) {
+        turned_values(type, w, p);
+        return;
     }
-    UNROLL for (size_t i = 0; i < M; i++) {
-        const float *lanes = lanes_of(type, x, step, row + i);
-        if (excess_shift(type) >= 0) {
-            of_group[i] = ivec_add(of_group[i], ivec_shr(ivec_load(lanes + 2 * L2C_LANES), excess_shift(type)));
-        }
-        sum[i] = vec_fma(vec_of_ints(of_group[i]), vec_mul(scales, vec_load(lanes)), sum[i]);
-        if (has_mins(type)) {
-            sum[i] = vec_fma(mins, vec_load(lanes + L2C_LANES), sum[i]);
-        }
+#else
+    (void)several;
+#endif
+    UNROLL for (size_t half = 0; half < step_supers(type); half++) {
+        UNROLL for (int c = 0; c < CHUNKS; c++) w[half * CHUNKS + (size_t)c] = super_values(type, p[half], c);
     }
 }
 
-TILE void quant_tile(const l2c_type type, const size_t M, float *y, size_t ldy, const l2c_s8_rows *x, size_t row,
-                     const uint8_t *w, size_t k, bool add) {
-    const size_t supers = step_supers(type), bytes = supers * super_bytes(type), steps = k / (supers * SUPER);
-    vec sum[QUANT_M];
-    UNROLL for (size_t i = 0; i < M; i++) sum[i] = vec_zero();
-    for (size_t step = 0; step < steps; step++) {
-        const uint8_t *const p[2] = {w + step * bytes, w + step * bytes + super_bytes(type)};
-        UNROLL for (size_t ahead = 0; ahead < bytes; ahead += 64) {
-            PREFETCH((const char *)p[0] + ahead + PREFETCH_BYTES);
+/* The values of a row of x for a step, alike. */
+TILE void step_row(const l2c_type type, const bool several, const int8_t *of[2], const l2c_s8_rows *x, size_t step,
+                   size_t row) {
+#ifdef LEVEL_HAS_TURNS
+    if (several || is_turned(type)) {
+        turned_row(type, of, x, step, row);
+        return;
+    }
+#else
+    (void)several;
+#endif
+    of[0] = x->values + (step * step_supers(type) * x->rows + row) * SUPER;
+    of[1] = of[0] + x->rows * SUPER;
+}
+
+/* Sums of the groups of a step. */
+TILE ivec group_sums(const l2c_type type, const bool several, const bvec w[2 * CHUNKS], const int8_t *const x[2]) {
+#ifdef LEVEL_HAS_TURNS
+    if (several || is_turned(type)) {
+        return turned_sums(type, w, x);
+    }
+#else
+    (void)several;
+#endif
+    ivec sums[2];
+    UNROLL for (size_t half = 0; half < step_supers(type); half++) {
+        ivec of_chunk[CHUNKS];
+        UNROLL for (size_t c = 0; c < CHUNKS; c++) {
+            const bvec xs = bvec_load(x[half] + c * L2C_Q8_CHUNK);
+            of_chunk[c] = is_signed(type) ? ivec_dot4(w[half * CHUNKS + c], xs) : ivec_dot4u(w[half * CHUNKS + c], xs);
         }
-        quant_step(type, M, sum, x, row, step, p);
+        sums[half] = ivec_sums_of_4(of_chunk[0], of_chunk[1], of_chunk[2], of_chunk[3]);
     }
-    if (steps * supers * SUPER < k) {
-        uint8_t last[MOST_SUPER_BYTES];
-        const size_t s = steps * supers;
-        const uint8_t *const p[2] = {super_at(type, last, w, s, k), super_at(type, last, w, s + 1, k)};
-        quant_step(type, M, sum, x, row, steps, p);
+    return is_narrow(type) ? sums[0] : ivec_sums_of_2(sums[0], sums[1]);
+}
+
+/* y [m][N] (+)= m rows of x, from row `row` on, times N columns. Those of w are unpacked once for all rows. */
+TILE void quant_columns(const l2c_type type, const bool several, const size_t N, float *y, size_t ldy,
+                        const l2c_s8_rows *x, size_t row, const uint8_t *w, size_t row_bytes, size_t m, size_t k,
+                        bool add) {
+    const size_t supers = step_supers(type), bytes = supers * super_bytes(type);
+    vec sum[L2C_FEW][QUANT_N];
+    for (size_t i = 0; i < m; i++)
+        UNROLL for (size_t n = 0; n < N; n++) sum[i][n] = vec_zero();
+    for (size_t step = 0; step * supers * SUPER < k; step++) {
+        bvec values[QUANT_N][2 * CHUNKS];
+        vec scales[QUANT_N], mins[QUANT_N];
+        UNROLL for (size_t n = 0; n < N; n++) {
+            const uint8_t *column = w + n * row_bytes;
+            const uint8_t *p[2] = {column + step * bytes, column + step * bytes + super_bytes(type)};
+            uint8_t last[MOST_SUPER_BYTES];
+            UNROLL for (size_t ahead = 0; ahead < bytes; ahead += 64) {
+                PREFETCH((const char *)p[0] + ahead + PREFETCH_BYTES);
+            }
+            if ((step + 1) * supers * SUPER > k) {
+                p[0] = super_at(type, last, column, step * supers, k);
+                p[1] = super_at(type, last, column, step * supers + 1, k);
+            }
+            mins[n] = vec_zero();
+            scales[n] = step_scales(type, p, &mins[n]);
+            step_values(type, several, values[n], p);
+        }
+        for (size_t i = 0; i < m; i++) {
+            const float *lanes = lanes_of(type, x, step, row + i);
+            const int8_t *of_row[2];
+            step_row(type, several, of_row, x, step, row + i);
+            UNROLL for (size_t n = 0; n < N; n++) {
+                ivec of_group = group_sums(type, several, values[n], of_row);
+                if (excess_shift(type) >= 0) {
+                    of_group = ivec_add(of_group, ivec_shr(ivec_load(lanes + 2 * L2C_LANES), excess_shift(type)));
+                }
+                sum[i][n] = vec_fma(vec_of_ints(of_group), vec_mul(scales[n], vec_load(lanes)), sum[i][n]);
+                if (has_mins(type)) {
+                    sum[i][n] = vec_fma(mins[n], vec_load(lanes + L2C_LANES), sum[i][n]);
+                }
+            }
+        }
     }
-    UNROLL for (size_t i = 0; i < M; i++) {
-        const float total = vec_sum(sum[i]);
-        y[i * ldy] = add ? y[i * ldy] + total : total;
-    }
+    for (size_t i = 0; i < m; i++)
+        UNROLL for (size_t n = 0; n < N; n++) {
+            const float total = vec_sum(sum[i][n]);
+            y[i * ldy + n] = add ? y[i * ldy + n] + total : total;
+        }
 }
 
 TILE void quant_rows(const l2c_type type, float *y, size_t ldy, const l2c_s8_rows *x, const l2c_matrix *w, size_t m,
                      size_t n, bool add) {
-    for (size_t j = 0; j < n; j++) {
-        const uint8_t *p = w->data + j * w->row_bytes;
-        size_t i = 0;
-        for (; QUANT_M > 2 && i + 4 <= m; i += 4) {
-            quant_tile(type, QUANT_M > 2 ? 4 : 1, y + i * ldy + j, ldy, x, i, p, w->k, add);
+    const size_t bytes = w->row_bytes;
+    size_t j = 0;
+    for (; m > 1 && j + QUANT_N <= n; j += QUANT_N) {
+        for (size_t i = 0; i < m; i += L2C_FEW) {
+            quant_columns(type, true, QUANT_N, y + i * ldy + j, ldy, x, i, w->data + j * bytes, bytes,
+                          smaller(L2C_FEW, m - i), w->k, add);
         }
-        for (; QUANT_M > 1 && i + 2 <= m; i += 2) {
-            quant_tile(type, QUANT_M > 1 ? 2 : 1, y + i * ldy + j, ldy, x, i, p, w->k, add);
-        }
-        for (; i < m; i++) {
-            quant_tile(type, 1, y + i * ldy + j, ldy, x, i, p, w->k, add);
+    }
+    for (; j < n; j++) {
+        for (size_t i = 0; i < m; i++) {
+            quant_columns(type, false, 1, y + i * ldy + j, ldy, x, i, w->data + j * bytes, bytes, 1, w->k, add);
         }
     }
 }
@@ -289,9 +318,7 @@ enum {
 
 TILE void quant_product(const l2c_type type, float *y, size_t ldy, const l2c_s8_rows *x, const l2c_matrix *w, size_t m,
                         size_t n, bool add, float *panel) {
-    /* Whole bytes are more to pack, but rows one by one unpack them again. */
-    const size_t least = PANEL_ROWS, more = piece_bits(type) == 8 && QUANT_M > 1 ? least / 2 : 0;
-    if (least == 0 || m < least + more) {
+    if (m < PANEL_ROWS) {
         quant_rows(type, y, ldy, x, w, m, n, add);
         return;
     }

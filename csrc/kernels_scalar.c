@@ -1,6 +1,7 @@
 /* kernels_scalar.c: sixteen lanes in portable C; the level every machine has, and the reference for the others. */
 #include "quant.h"
 
+#include <limits.h>
 #include <math.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -14,12 +15,12 @@ enum {
     GEMM_V = 1,
     Q8_M = 1,
     Q8_N = 1,
-    QUANT_M = 1,
+    QUANT_N = 1,
     PANEL_M = 4,
     PANEL_V = 1,
     PROMPT_M = 1,
     PROMPT_M_BLOCKS = 1,
-    PANEL_ROWS = 0,
+    PANEL_ROWS = INT_MAX,
     ATT_H = 1,
     ATT_V = 1
 };

@@ -27,10 +27,10 @@
  *                by b; svec_store(p, w). pvec: sixteen pairs of int16, pvec_load(p); two_s16_load(p): one pair
  *   ivec_add_dot2(sum, w, x): lane i + w[2i] x[0] + w[2i+1] x[1]; vec_store_s16(p, x): of integral x
  *   PROMPT_M, PROMPT_M_BLOCKS
- * and LEVEL (the name), DOT_M, DOT_N, GEMM_M, GEMM_V, Q8_M, Q8_N, QUANT_M, PANEL_M, PANEL_V, ATT_H, ATT_V: how many
+ * and LEVEL (the name), DOT_M, DOT_N, GEMM_M, GEMM_V, Q8_M, Q8_N, QUANT_N, PANEL_M, PANEL_V, ATT_H, ATT_V: how many
  * accumulators its registers hold.
  * Tiles are inlined with constant sizes, so that their accumulators live in registers.
- * PANEL_ROWS: rows from which on panels of quantised types pay; 0: never.
+ * PANEL_ROWS: rows from which on panels of quantised types pay; INT_MAX: never.
  * LEVEL_HAS_TILES: it has gemm_tiles, rows_to_tiles and probe_tiles. LEVEL_HAS_WORDS: it has a gemm_quant; LEVEL_TAKES_WORDS: and takes
  * prompt rows by it.
  * LEVEL_HAS_SHORT_DOTS: products with a panel are summed in 16 bits first: dots; dots_begin(sum), dots_add(d, w, four) for

@@ -12,10 +12,10 @@ enum {
     GEMM_V = 1,
     Q8_M = 2,
     Q8_N = 1,
-    QUANT_M = 1,
+    QUANT_N = 1,
     PANEL_M = 4,
     PANEL_V = 1,
-    PANEL_ROWS = 4,
+    PANEL_ROWS = 7,
     ATT_H = 4,
     ATT_V = 1
 };
@@ -321,6 +321,15 @@ static inline void bvec_turn(bvec out[4], const uint8_t *a, const uint8_t *b, co
     turn_halves(high, of_b);
     for (int d = 0; d < 4; d++) {
         out[d] = (bvec){low[d], high[d]};
+    }
+}
+static inline void bvec_turn_quarters(bvec out[4], bvec a, bvec b, bvec c, bvec d) {
+    const __m256i of_low[4] = {a.low, b.low, c.low, d.low}, of_high[4] = {a.high, b.high, c.high, d.high};
+    __m256i low[4], high[4];
+    turn_halves(low, of_low);
+    turn_halves(high, of_high);
+    for (int i = 0; i < 4; i++) {
+        out[i] = (bvec){low[i], high[i]};
     }
 }
 static inline bvec bvec_low_nibbles(bvec w) {

@@ -12,10 +12,10 @@ enum {
     GEMM_V = 2,
     Q8_M = 4,
     Q8_N = 2,
-    QUANT_M = 4,
+    QUANT_N = 2,
     PANEL_M = 8,
     PANEL_V = 2,
-    PANEL_ROWS = 5,
+    PANEL_ROWS = 11,
     ATT_H = 8,
     ATT_V = 2
 };
@@ -214,7 +214,7 @@ static inline __m512i four_columns(const uint8_t *const *columns, size_t at) {
     return _mm512_mask_broadcast_i32x4(w, 0xf000, _mm_loadu_si128((const __m128i *)(columns[12] + at)));
 }
 /* In each quarter of out[i] dword i of that quarter of a, b, c, d. */
-static inline void turn_quarters(bvec out[4], __m512i a, __m512i b, __m512i c, __m512i d) {
+static inline void bvec_turn_quarters(bvec out[4], __m512i a, __m512i b, __m512i c, __m512i d) {
     const __m512i ab = _mm512_unpacklo_epi32(a, b), cd = _mm512_unpacklo_epi32(c, d);
     const __m512i ab2 = _mm512_unpackhi_epi32(a, b), cd2 = _mm512_unpackhi_epi32(c, d);
     out[0] = _mm512_unpacklo_epi64(ab, cd);
@@ -224,8 +224,8 @@ static inline void turn_quarters(bvec out[4], __m512i a, __m512i b, __m512i c, _
 }
 /* A quarter of an output has four columns: those whose pieces lie in the same quarters of the four that are loaded. */
 static inline void bvec_load_columns(bvec out[4], const uint8_t *const *columns, size_t at) {
-    turn_quarters(out, four_columns(columns, at), four_columns(columns + 1, at), four_columns(columns + 2, at),
-                  four_columns(columns + 3, at));
+    bvec_turn_quarters(out, four_columns(columns, at), four_columns(columns + 1, at), four_columns(columns + 2, at),
+                       four_columns(columns + 3, at));
 }
 static inline bvec bvec_join(const uint8_t *a, const uint8_t *b) {
     return _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)a)),
@@ -269,8 +269,8 @@ static inline bvec bvec_pieces(const uint8_t *a, const uint8_t *b, const size_t 
     return _mm512_mask_broadcast_i32x4(w, 0xf000, _mm_loadu_si128((const __m128i *)(b + half)));
 }
 static inline void bvec_turn(bvec out[4], const uint8_t *a, const uint8_t *b, const size_t step, const size_t half) {
-    turn_quarters(out, bvec_pieces(a, b, half), bvec_pieces(a + step, b + step, half),
-                  bvec_pieces(a + 2 * step, b + 2 * step, half), bvec_pieces(a + 3 * step, b + 3 * step, half));
+    bvec_turn_quarters(out, bvec_pieces(a, b, half), bvec_pieces(a + step, b + step, half),
+                       bvec_pieces(a + 2 * step, b + 2 * step, half), bvec_pieces(a + 3 * step, b + 3 * step, half));
 }
 static inline bvec bvec_low_nibbles(bvec w) {
     return _mm512_and_si512(w, _mm512_set1_epi8(15));

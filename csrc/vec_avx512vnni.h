@@ -25,6 +25,7 @@ static inline vec vec_dot4(bvec w, bvec x, const int32_t *bias) {
     return vec_of_ints(add_dot4(_mm512_loadu_si512(bias), unsigned_of(w), x));
 }
 typedef ivec chain;
+enum { CHAIN_OF_SIX_BITS = 4 };
 static inline chain chain_zero(void) {
     return _mm512_setzero_si512();
 }

@@ -12,7 +12,7 @@ enum {
     GEMM_V = 1,
     Q8_M = 1,
     Q8_N = 1,
-    QUANT_M = 1,
+    QUANT_N = 1,
     PANEL_M = 4,
     PANEL_V = 1,
     PANEL_ROWS = 4,
