@@ -5,9 +5,9 @@
 #define LEVEL avxvnni
 
 /* Written out for the reason told in vec_avx512vnni.h. */
-#if defined(__GNUC__)
+#if defined(__GNUC__) && !defined(__clang__)
 static inline __m256i add_dot4(__m256i sum, __m256i w, __m256i x) {
-    __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(w), "x"(x));
+    __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(w), "xm"(x));
     return sum;
 }
 #else

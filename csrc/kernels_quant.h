@@ -242,53 +242,67 @@ TILE ivec group_sums(const l2c_type type, const bool several, const bvec w[2 * C
     return is_narrow(type) ? sums[0] : ivec_sums_of_2(sums[0], sums[1]);
 }
 
-/* y [m][N] (+)= m rows of x, from row `row` on, times N columns. Those of w are unpacked once for all rows. */
-TILE void quant_columns(const l2c_type type, const bool several, const size_t N, float *y, size_t ldy,
-                        const l2c_s8_rows *x, size_t row, const uint8_t *w, size_t row_bytes, size_t m, size_t k,
-                        bool add) {
+/* sum [m][N] += m rows of x, from row `row` on, times N columns, of a step that is there in full or not: columns are
+ * unpacked once for all rows. */
+TILE void quant_step(const l2c_type type, const bool several, const bool whole, const size_t N, vec sum[][QUANT_N],
+                     const l2c_s8_rows *x, size_t row, const uint8_t *w, size_t row_bytes, size_t m, size_t k,
+                     size_t step) {
     const size_t supers = step_supers(type), bytes = supers * super_bytes(type);
-    vec sum[L2C_FEW][QUANT_N];
-    for (size_t i = 0; i < m; i++)
-        UNROLL for (size_t n = 0; n < N; n++) sum[i][n] = vec_zero();
-    for (size_t step = 0; step * supers * SUPER < k; step++) {
-        bvec values[QUANT_N][2 * CHUNKS];
-        vec scales[QUANT_N], mins[QUANT_N];
-        UNROLL for (size_t n = 0; n < N; n++) {
-            const uint8_t *column = w + n * row_bytes;
-            const uint8_t *p[2] = {column + step * bytes, column + step * bytes + super_bytes(type)};
-            uint8_t last[MOST_SUPER_BYTES];
-            UNROLL for (size_t ahead = 0; ahead < bytes; ahead += 64) {
-                PREFETCH((const char *)p[0] + ahead + PREFETCH_BYTES);
-            }
-            if ((step + 1) * supers * SUPER > k) {
-                p[0] = super_at(type, last, column, step * supers, k);
-                p[1] = super_at(type, last, column, step * supers + 1, k);
-            }
-            mins[n] = vec_zero();
-            scales[n] = step_scales(type, p, &mins[n]);
-            step_values(type, several, values[n], p);
+    bvec values[QUANT_N][2 * CHUNKS];
+    vec scales[QUANT_N], mins[QUANT_N];
+    UNROLL for (size_t n = 0; n < N; n++) {
+        const uint8_t *column = w + n * row_bytes;
+        const uint8_t *p[2] = {column + step * bytes, column + step * bytes + super_bytes(type)};
+        uint8_t last[MOST_SUPER_BYTES];
+        UNROLL for (size_t ahead = 0; whole && ahead < bytes; ahead += 64) {
+            PREFETCH((const char *)p[0] + ahead + PREFETCH_BYTES);
         }
-        for (size_t i = 0; i < m; i++) {
-            const float *lanes = lanes_of(type, x, step, row + i);
-            const int8_t *of_row[2];
-            step_row(type, several, of_row, x, step, row + i);
-            UNROLL for (size_t n = 0; n < N; n++) {
-                ivec of_group = group_sums(type, several, values[n], of_row);
-                if (excess_shift(type) >= 0) {
-                    of_group = ivec_add(of_group, ivec_shr(ivec_load(lanes + 2 * L2C_LANES), excess_shift(type)));
-                }
-                sum[i][n] = vec_fma(vec_of_ints(of_group), vec_mul(scales[n], vec_load(lanes)), sum[i][n]);
-                if (has_mins(type)) {
-                    sum[i][n] = vec_fma(mins[n], vec_load(lanes + L2C_LANES), sum[i][n]);
-                }
+        if (!whole) {
+            p[0] = super_at(type, last, column, step * supers, k);
+            p[1] = super_at(type, last, column, step * supers + 1, k);
+        }
+        mins[n] = vec_zero();
+        scales[n] = step_scales(type, p, &mins[n]);
+        step_values(type, several, values[n], p);
+    }
+    for (size_t i = 0; i < m; i++) {
+        const float *lanes = lanes_of(type, x, step, row + i);
+        const int8_t *of_row[2];
+        step_row(type, several, of_row, x, step, row + i);
+        UNROLL for (size_t n = 0; n < N; n++) {
+            ivec of_group = group_sums(type, several, values[n], of_row);
+            if (excess_shift(type) >= 0) {
+                of_group = ivec_add(of_group, ivec_shr(ivec_load(lanes + 2 * L2C_LANES), excess_shift(type)));
+            }
+            sum[i][n] = vec_fma(vec_of_ints(of_group), vec_mul(scales[n], vec_load(lanes)), sum[i][n]);
+            if (has_mins(type)) {
+                sum[i][n] = vec_fma(mins[n], vec_load(lanes + L2C_LANES), sum[i][n]);
             }
         }
     }
-    for (size_t i = 0; i < m; i++)
+}
+
+/* y [m][N] (+)= the same, of all steps. */
+TILE void quant_columns(const l2c_type type, const bool several, const size_t N, float *y, size_t ldy,
+                        const l2c_s8_rows *x, size_t row, const uint8_t *w, size_t row_bytes, size_t m, size_t k,
+                        bool add) {
+    const size_t values = step_supers(type) * SUPER, steps = k / values;
+    vec sum[L2C_FEW][QUANT_N];
+    for (size_t i = 0; i < m; i++) {
+        UNROLL for (size_t n = 0; n < N; n++) sum[i][n] = vec_zero();
+    }
+    for (size_t step = 0; step < steps; step++) {
+        quant_step(type, several, true, N, sum, x, row, w, row_bytes, m, k, step);
+    }
+    if (steps * values < k) {
+        quant_step(type, several, false, N, sum, x, row, w, row_bytes, m, k, steps);
+    }
+    for (size_t i = 0; i < m; i++) {
         UNROLL for (size_t n = 0; n < N; n++) {
             const float total = vec_sum(sum[i][n]);
             y[i * ldy + n] = add ? y[i * ldy + n] + total : total;
         }
+    }
 }
 
 TILE void quant_rows(const l2c_type type, float *y, size_t ldy, const l2c_s8_rows *x, const l2c_matrix *w, size_t m,

@@ -2,10 +2,11 @@
  * times the sum of the same x, is where the sum starts or what is added at its end. */
 #include "vec_avx512.h"
 
-/* GCC 12 copies every accumulator of a loop over the intrinsics, twice: it costs a third of the speed. */
-#if defined(__GNUC__)
+/* GCC 12 copies every accumulator of a loop over the intrinsics, twice: it costs a third of the speed. Clang would take
+ * every x from memory. */
+#if defined(__GNUC__) && !defined(__clang__)
 static inline __m512i add_dot4(__m512i sum, __m512i w, __m512i x) {
-    __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(w), "v"(x));
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(w), "vm"(x));
     return sum;
 }
 #else
