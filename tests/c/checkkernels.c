@@ -14,7 +14,7 @@
 
 /* DEEP_K: more than one block of a panel of quantised columns. */
 enum {
-    MAX_M = 13,
+    MAX_M = 29,
     MAX_N = 70,
     MAX_K = 700,
     DEEP_K = 2336,
@@ -383,10 +383,10 @@ static bool check_case(size_t i, const l2c_kernels *kernels, const size_case *c,
 }
 
 static size_t check(const l2c_kernels *kernels, uint64_t start) {
-    static const size_t ms[] = {1, 2, 3, 4, 5, 6, 8, 12, MAX_M},
+    static const size_t ms[] = {1, 2, 3, 4, 5, 6, 8, 16, MAX_M},
                         ns[] = {0, 1, 2, 3, 4, 5, 15, 16, 17, 31, 33, 48, MAX_N};
     static const size_t ks[] = {4, 8, 12, 16, 20, 32, 48, 60, 64, 96, 128, 160, 172, 256, 260, 512, MAX_K};
-    static const size_t groups[] = {64, 32, 128, 4, 16, 20}, deep_ms[] = {1, 2, 5, 8, MAX_M};
+    static const size_t groups[] = {64, 32, 128, 4, 16, 20}, deep_ms[] = {1, 2, 5, 8, 16, MAX_M};
     size_t failures = 0, number = 0;
     for (size_t i = 0; i < CHECKS; i++) {
         if (checks[i].words && !kernels->gemm_quant) {
