@@ -16,8 +16,8 @@ enum {
 static const double MACS_PER_THREAD = 1.5e6;
 /* The same for sampling, whose team only begins and ends together. */
 enum { LOGITS_PER_THREAD = 1 << 15 };
-/* Generated rows that pay as prompts. */
-enum { MANY_ROWS = 16 };
+/* Generated rows that pay as prompts: with float weights, with blocks. */
+enum { MANY_ROWS = 16, MANY_ROWS_OF_BLOCKS = 32 };
 
 /* Hands out aligned parts of one allocation; with memory NULL it only measures. */
 typedef struct arena {
@@ -231,7 +231,8 @@ static bool takes_many(const l2c_batch *b, const l2c_span *spans, size_t n_spans
     for (size_t i = 0; i < n_spans; i++) {
         rows += spans[i].role == L2C_ROLE_GENERATED ? (size_t)spans[i].count : 0;
     }
-    return b->throughput && rows >= MANY_ROWS && !takes_bytes(b);
+    const size_t many = b->transformer->model.config.blocks ? MANY_ROWS_OF_BLOCKS : MANY_ROWS;
+    return b->throughput && rows >= many && !takes_bytes(b);
 }
 
 static void set_rows(l2c_batch *b, const l2c_span *spans, size_t n_spans) {

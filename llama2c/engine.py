@@ -77,10 +77,10 @@ class Engine:
         machine's memory, and at least one full context.
     prefix_cache: keep the pages of prompts for later prompts that begin with the same tokens, until others need them.
 
-    throughput: take whatever products are fastest. At level amx, and with float weights, a step of sixteen generated
-        rows and more takes them as prompts: what a sequence gives then depends on how many run beside it. Elsewhere
-        prompts meet integer weights in bytes, with an error like llama.cpp's, as levels without 16-bit products always
-        do: another text, but the same in any company.
+    throughput: take whatever products are fastest. A step of many generated rows, sixteen with float weights and
+        thirty-two with quantised ones at level amx, takes them as prompts: what a sequence gives then depends on how
+        many run beside it. At other levels prompts meet integer weights in bytes, with an error like llama.cpp's, as
+        levels without 16-bit products always do: another text, but the same in any company.
 
     None of these but throughput changes what is generated. Any thread may submit, cancel, wait for results and make
     steps, which are made one after another, in the thread that asks for them. Ctrl-C ends a step without effect; it can
