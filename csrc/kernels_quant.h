@@ -6,8 +6,8 @@
  * The partial sums, lanes of a vector, are in an order of their own: lane 4q + c belongs to quarter q of chunk c of 64
  * values, or lane 8s + 4h + c to half h of chunk c of superblock s. Mins meet only the sums of a group's activations.
  *
- * Few rows of x: a row of W at a time, unpacked in registers, so that W is read as one stream. More rows:
- * panels of unpacked columns (kernels_panel.h). The operations on every element of y are the same. */
+ * Few rows of x: QUANT_N rows of W at a time, unpacked in registers for all rows of x, so that W is read as one stream.
+ * More rows: panels of unpacked columns (kernels_panel.h). The operations on every element of y are the same. */
 
 enum { SUPER = L2C_SUPER, CHUNKS = SUPER / L2C_Q8_CHUNK };
 

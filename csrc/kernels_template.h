@@ -39,7 +39,9 @@
  *   bvec_pieces(a, b, half): 16 bytes at a, a + half, b and b + half; bvec_turn(out, a, b, step, half): in lane 4q + c of out[d]
  *                dword d of quarter q of the pieces at a + c step and b + c step
  *   bvec_low_nibbles, bvec_high_nibbles; bvec_or_fifths(w, fifths, d, second)
- *   chain        sums of four ivec_dot4 or ivec_dot4u: chain_zero, chain_add(is_signed, sum, w, x), chain_end
+ *   bvec_turn_quarters(out, a, b, c, d): in each quarter of out[i] dword i of that quarter of the four
+ *   chain        sums of four ivec_dot4 or ivec_dot4u: chain_zero, chain_add(is_signed, sum, w, x), chain_end; of values of
+ *                six bits CHAIN_OF_SIX_BITS of them
  *   ivec_sums_of_halves(a, b): lane 8s + 4h + c = of a (h = 0) or b the sum of lanes 8s + c and 8s + 4 + c
  * LEVEL_HAS_F16_OF_BLOCKS: it has a vec_f16_of_blocks of its own. LEVEL_HAS_K4_SCALES: a vec_k4_scales(a, b, mins), the
  * step_scales of Q4_K and Q5_K. */
