@@ -326,9 +326,8 @@ TILE void quant_rows(const l2c_type type, float *y, size_t ldy, const l2c_s8_row
 
 #include "kernels_panel.h"
 
-enum {
-    PACKING_ROWS = 8
-}; /* a panel's share of the fetching while it is packed is that of 8 rows while it is multiplied */
+/* A panel's share of the fetching while it is packed is that of so many rows while it is multiplied. */
+enum { PACKING_ROWS = 8 };
 
 TILE void quant_product(const l2c_type type, float *y, size_t ldy, const l2c_s8_rows *x, const l2c_matrix *w, size_t m,
                         size_t n, bool add, float *panel) {

@@ -12,9 +12,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* DEEP_K: more than one block of a panel of quantised columns. */
+/* MAX_M: more rows than go without panels at any level, and all tiles of a panel: 8 + 8 + 4 + 2 + 1. DEEP_K: more than one
+ * block of a panel of quantised columns. */
 enum {
-    MAX_M = 29,
+    MAX_M = 23,
     MAX_N = 70,
     MAX_K = 700,
     DEEP_K = 2336,
@@ -386,7 +387,7 @@ static size_t check(const l2c_kernels *kernels, uint64_t start) {
     static const size_t ms[] = {1, 2, 3, 4, 5, 6, 8, 16, MAX_M},
                         ns[] = {0, 1, 2, 3, 4, 5, 15, 16, 17, 31, 33, 48, MAX_N};
     static const size_t ks[] = {4, 8, 12, 16, 20, 32, 48, 60, 64, 96, 128, 160, 172, 256, 260, 512, MAX_K};
-    static const size_t groups[] = {64, 32, 128, 4, 16, 20}, deep_ms[] = {1, 2, 5, 8, 16, MAX_M};
+    static const size_t groups[] = {64, 32, 128, 4, 16, 20}, deep_ms[] = {1, 2, 5, 8, MAX_M};
     size_t failures = 0, number = 0;
     for (size_t i = 0; i < CHECKS; i++) {
         if (checks[i].words && !kernels->gemm_quant) {
