@@ -68,7 +68,8 @@ static void lay_out(l2c_batch *b, arena *a, const l2c_config *config, size_t row
         b->q8.scales = part(a, rows * b->q8.scale_stride, sizeof(float));
     }
     if (config->blocks) {
-        const size_t of_row = l2c_round_up((widest + L2C_SUPER - 1) / L2C_SUPER, 2), blocks = of_row * rows;
+        const size_t of_row = l2c_round_up((widest + L2C_SUPER - 1) / L2C_SUPER, 2);
+        const size_t blocks = of_row * l2c_round_up(rows, L2C_LANES); /* tiles have sixteen rows */
         b->s8.values = part(a, blocks * L2C_SUPER, 1);
         b->s8.of_16 = part(a, blocks * L2C_STEP_LANES, sizeof(float));
         b->s8.of_32 = part(a, blocks / 2 * L2C_STEP_LANES, sizeof(float));

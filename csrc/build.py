@@ -50,7 +50,7 @@ class Level(NamedTuple):
 AVX2 = ("-mavx2", "-mfma", "-mf16c")
 AVX512 = (*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl")
 AVX512VNNI = (*AVX512, "-mavx512vnni")
-AMX = (*AVX512VNNI, "-mbmi2", "-mavx512bf16", "-mamx-tile", "-mamx-bf16")
+AMX = (*AVX512VNNI, "-mbmi2", "-mavx512bf16", "-mamx-tile", "-mamx-bf16", "-mamx-int8")
 
 # By architecture, lowest first, on top of kernels_scalar.c, which every machine has.
 LEVELS = {

@@ -104,7 +104,7 @@ static bool tiles_granted(void) {
 
 static bool has_amx(void) {
     return has_avx512vnni() && all(saved_by_system(), BIT(17) | BIT(18)) /* tile configuration, tiles */
-           && all(cpuid(7, 0).edx, BIT(22) | BIT(24))                    /* AMX-BF16, AMX-TILE */
+           && all(cpuid(7, 0).edx, BIT(22) | BIT(24) | BIT(25))          /* AMX-BF16, AMX-TILE, AMX-INT8 */
            && all(cpuid(7, 1).eax, BIT(5))                               /* AVX512-BF16 */
            && tiles_granted();
 }

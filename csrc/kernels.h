@@ -60,7 +60,7 @@ typedef struct l2c_s8_rows {
     float *of_16;   /* [...][rows][L2C_STEP_LANES]: of groups of 16 values, those of a superblock */
     float *of_32;   /* [... / 2][rows][L2C_STEP_LANES]: of 32, those of two superblocks */
     int8_t *turned; /* [... / 2][rows][L2C_TURNED]: of less than L2C_FEW rows the values of two superblocks once more */
-    size_t rows;
+    size_t rows;    /* many lie in an order of the level's own, in the room of a multiple of L2C_LANES */
 } l2c_s8_rows;
 
 /* Of prompt rows: int16 with a scale for each L2C_SUPER values. */

@@ -21,6 +21,32 @@
 #define LEVEL amx
 #define LEVEL_HAS_TILES
 
+/* What a thread's tile registers are while it is inside a product; static, as GCC 12 takes only the first eight bytes of
+ * the argument of _tile_loadconfig for read and drops what was stored to the others. */
+typedef struct tile_shapes {
+    uint8_t palette, start_row, reserved[14];
+    uint16_t row_bytes[16];
+    uint8_t rows[16];
+} tile_shapes;
+
+static const tile_shapes eight_tiles = {1, 0, {0}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
+
+/* GCC does not know either that a tile is loaded from memory: what it still holds back is stored here. */
+#if defined(__GNUC__)
+#define STORED() __asm__ volatile("" ::: "memory")
+/* Broadcasts of it are loads then, which cost less than permutations of a register. */
+#define IN_MEMORY(x) __asm__("" : "+m"(x))
+#else
+#define STORED() ((void)0)
+#define IN_MEMORY(x) ((void)0)
+#endif
+
+enum { TILE_BYTES = 64 }; /* of a row of any */
+
+static inline bvec bvec_sub(bvec a, int8_t b) {
+    return _mm512_sub_epi8(a, _mm512_set1_epi8(b));
+}
+
 static void gemm_tiles(float *y, size_t ldy, const uint16_t *x, const l2c_matrix *w, size_t m, size_t n, bool add,
                        float *scratch);
 static void rows_to_tiles(uint16_t *to, const float *x, size_t ldx, size_t from, size_t end, size_t k);
@@ -33,7 +59,6 @@ enum {
     TILE_K = 32,     /* k of a tile of A or B */
     TILE_U16 = 512,  /* bf16 in one */
     TILE_SUMS = 256, /* floats of a tile of sums */
-    TILE_BYTES = 64, /* of a row of any */
     BLOCK = 32,      /* rows and columns of a block: two by two tiles of sums, with two of A and two of B all eight */
     BLOCK_TILES = 4,
     BLOCK_SUMS = BLOCK_TILES * TILE_SUMS,
@@ -52,24 +77,6 @@ enum {
 _Static_assert((int)BLOCK == (int)L2C_TILE_ROWS, "rows lie by blocks");
 _Static_assert((int)(4 * TERM_U16 / 2 + 2 * BLOCK_SUMS) == (int)L2C_TILES_FLOATS,
                "two blocks of columns, in two terms, and of sums");
-
-/* What a thread's tile registers are while it is inside a product; static, as GCC 12 takes only the first eight bytes of
- * the argument of _tile_loadconfig for read and drops what was stored to the others. */
-static const struct {
-    uint8_t palette, start_row, reserved[14];
-    uint16_t row_bytes[16];
-    uint8_t rows[16];
-} eight_tiles = {1, 0, {0}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
-
-/* GCC does not know either that a tile is loaded from memory: what it still holds back is stored here. */
-#if defined(__GNUC__)
-#define STORED() __asm__ volatile("" ::: "memory")
-/* Broadcasts of it are loads then, which cost less than permutations of a register. */
-#define IN_MEMORY(x) __asm__("" : "+m"(x))
-#else
-#define STORED() ((void)0)
-#define IN_MEMORY(x) ((void)0)
-#endif
 
 /* ---- f32 to bf16 ---- */
 
@@ -465,15 +472,7 @@ static void add_tile(panel_job *j, size_t tile) {
     const size_t height = smaller(L2C_LANES, j->m - row), width = smaller(L2C_LANES, j->width - column);
     float rows[TILE_SUMS];
     pack_block(rows, L2C_LANES, j->sums + tile * TILE_SUMS, L2C_LANES);
-    for (size_t i = 0; i < height; i++) {
-        const vec sum = vec_load(rows + i * L2C_LANES);
-        float *out = j->y + (row + i) * j->ldy + column;
-        if (width < L2C_LANES) {
-            vec_store_n(out, j->add ? vec_add(vec_load_n(out, width), sum) : sum, width);
-        } else {
-            vec_store(out, j->add ? vec_add(vec_load(out), sum) : sum);
-        }
-    }
+    add_rows(j->y + row * j->ldy + column, j->ldy, rows, height, width, j->add);
 }
 
 /* sums[j][i] = sum_k w[j][k] x[k][i] over so many steps of TILE_K, for `rows` rows. With it, the tiles of the last block go

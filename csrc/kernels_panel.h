@@ -15,6 +15,23 @@ enum { PANEL_SCALES = L2C_LANES * LANE_VALUES, PANEL_MINS = PANEL_SCALES + PANEL
 enum { PANEL_BLOCK = PANEL_MINS + PANEL_SUPERS * LANE_SUMS }; /* floats */
 _Static_assert((int)PANEL_BLOCK <= (int)L2C_PANEL_BLOCK, "blocks fit the scratch of l2c_quant_panel");
 
+enum { X_GROUP = 32 };
+
+/* 32 values of superblock s of a row; those of other rows lie beside them, as they meet a panel together. */
+TILE int8_t *group_of_rows(const l2c_s8_rows *x, size_t s, size_t group, size_t row) {
+    return x->values + ((s * (SUPER / X_GROUP) + group) * x->rows + row) * X_GROUP;
+}
+
+TILE void place_values(const l2c_s8_rows *x, size_t s, size_t row, const int8_t values[SUPER]) {
+    for (size_t g = 0; g < SUPER / X_GROUP; g++) {
+        memcpy(group_of_rows(x, s, g, row), values + g * X_GROUP, X_GROUP);
+    }
+}
+
+TILE void place_lanes(const l2c_s8_rows *x, float *of, size_t step, size_t row, const float lanes[L2C_STEP_LANES]) {
+    memcpy(of + (step * x->rows + row) * L2C_STEP_LANES, lanes, L2C_STEP_LANES * sizeof *lanes);
+}
+
 /* Bits of a value in the piece of 16 bytes that it is taken from; 8 for what only super_values can unpack. */
 TILE int piece_bits(const l2c_type type) {
     return type == L2C_TYPE_Q8_0 || type == L2C_TYPE_Q5_0 || type == L2C_TYPE_Q5_1    ? 8
@@ -67,14 +84,11 @@ TILE size_t upper_at(const l2c_type type) {
 TILE bvec part_of_piece(const l2c_type type, bvec piece, const bvec *upper, size_t t, size_t i, int e) {
     static const int8_t iq4[16] = {L2C_IQ4_VALUES};
     const int bits = piece_bits(type);
-    if (bits == 8) {
-        return is_signed(type) ? bvec_of_panel(piece) : piece;
-    }
-    const bvec w = bvec_shr(piece, bits * e, (1 << bits) - 1);
+    const bvec w = bits == 8 ? piece : bvec_shr(piece, bits * e, (1 << bits) - 1);
     const int number = (int)i;
     switch (type) {
     case L2C_TYPE_IQ4_NL:
-    case L2C_TYPE_IQ4_XS: return bvec_of_panel(bvec_lookup(w, iq4));
+    case L2C_TYPE_IQ4_XS: return bvec_lookup(w, iq4);
     case L2C_TYPE_Q3_K: return bvec_or_shl(w, bvec_shr(upper[i % 2 * 4 + t], number / 2 * 4 + e, 1), 2);
     case L2C_TYPE_Q5_K: return bvec_or_shl(w, bvec_shr(upper[i % 2 * 4 + t], number / 2 * 2 + e, 1), 4);
     case L2C_TYPE_Q6_K:
@@ -91,23 +105,9 @@ TILE size_t panel_at(const l2c_type type, size_t s, size_t g, size_t t) {
                : (s % 2 * 8 + half % 2 * 4 + half / 2) * LANE_VALUES + (s / 2 * 8 + g % 2 * 4 + t) * PANEL_COLUMNS;
 }
 
-/* The weights of the next panel, fetched meanwhile into the second-level cache, so that memory is never idle: how many bytes
- * for each superblock of a column that is packed, and for each superblock and lane of a tile that is multiplied. */
-typedef struct panel_next {
-    const char *at, *end;
-    size_t packing, multiplying;
-} panel_next;
-
-TILE void fetch_next(panel_next *next, size_t bytes) {
-    for (size_t done = 0; done < bytes && next->at < next->end; done += 64) {
-        PREFETCH_L2(next->at);
-        next->at += 64;
-    }
-}
-
 /* Values of superblock s of a block, of sixteen columns whose superblocks are at p. */
 TILE void pack_values(const l2c_type type, float *block, const uint8_t *const p[L2C_LANES], size_t s,
-                      panel_next *next) {
+                      next_weights *next) {
     const uint8_t *from[L2C_LANES];
     float plain[L2C_LANES][SUPER / 4];
     bvec upper[16], piece[4];
@@ -122,11 +122,12 @@ TILE void pack_values(const l2c_type type, float *block, const uint8_t *const p[
         bvec_load_columns(upper + 4 * i, from, upper_at(type) + 16 * i);
     UNROLL for (size_t i = 0; i < 2 * (size_t)piece_bits(type); i++) {
         bvec_load_columns(piece, from, piece_at(type, i));
-        fetch_next(next, next->packing * L2C_LANES / (2 * (size_t)piece_bits(type)));
+        fetch_next(next, next->unpacking * L2C_LANES / (2 * (size_t)piece_bits(type)));
         UNROLL for (int e = 0; e < 8 / piece_bits(type); e++) {
             const size_t g = sixteen_of(type, i, (size_t)e);
             UNROLL for (size_t t = 0; t < 4; t++) {
-                bvec_store(block + panel_at(type, s, g, t), part_of_piece(type, piece[t], upper, t, i, e));
+                const bvec w = part_of_piece(type, piece[t], upper, t, i, e);
+                bvec_store(block + panel_at(type, s, g, t), is_signed(type) ? bvec_of_panel(w) : w);
             }
         }
     }
@@ -149,7 +150,7 @@ TILE void super_columns(const l2c_type type, const uint8_t *p[L2C_LANES], uint8_
 
 /* The step of a block that begins with its superblock s; the block with superblock `from` of the columns. */
 TILE void pack_step(const l2c_type type, float *block, const l2c_matrix *w, size_t n, size_t from, size_t s,
-                    panel_next *next) {
+                    next_weights *next) {
     const size_t in_step = step_supers(type), stride = PANEL_SUPERS / in_step * PANEL_COLUMNS;
     uint8_t last[L2C_LANES][MOST_SUPER_BYTES];
     for (size_t v = 0; v < PANEL_COLUMNS; v += L2C_LANES) {
@@ -213,22 +214,22 @@ TILE size_t panel_run(const panel_kind kind, const size_t quads) {
 }
 #endif
 
-/* sums [M][lanes][columns] += a block of `supers` superblocks, the first of them number `from`, for M rows of x. */
+/* sums [M][lanes][columns] (+)= a block of `supers` superblocks, the first of them number `from`, for M rows of x. */
 TILE void panel_block(const panel_kind kind, const int excess, const size_t M, float *sums, const float *block,
-                      const l2c_s8_rows *x, size_t row, size_t from, size_t supers, panel_next *next) {
+                      const l2c_s8_rows *x, size_t row, size_t from, size_t supers, next_weights *next) {
     const size_t per_step = kind.narrow ? 1 : 2, quads = kind.narrow ? 4 : 8, steps = PANEL_SUPERS / per_step;
     const size_t run = panel_run(kind, quads);
     const float *lanes = (kind.narrow ? x->of_16 : x->of_32) + (from / per_step * x->rows + row) * L2C_STEP_LANES;
     for (size_t lane = 0; lane < L2C_LANES; lane++) {
-        const size_t super = kind.narrow ? 0 : lane / 8, part = kind.narrow ? lane / 4 * 16 : lane / 4 % 2 * 32;
-        const int8_t *values = x->values + ((from + super) * x->rows + row) * SUPER + lane % 4 * L2C_Q8_CHUNK + part;
+        const size_t super = kind.narrow ? 0 : lane / 8, part = kind.narrow ? lane / 4 * 16 : lane / 4 % 2 * X_GROUP;
+        const int8_t *values = group_of_rows(x, from + super, lane % 4 * 2 + part / X_GROUP, row) + part % X_GROUP;
         const float *w = block + lane * LANE_VALUES, *factors = lanes + lane;
         const float *scales = block + PANEL_SCALES + lane * steps * PANEL_COLUMNS;
         const float *mins = block + PANEL_MINS + lane * steps * PANEL_COLUMNS;
         float *of_lane = sums + lane * PANEL_COLUMNS;
         vec sum[PANEL_M][PANEL_V];
         UNROLL for (size_t i = 0; i < M; i++) UNROLL for (size_t v = 0; v < PANEL_V; v++) {
-            sum[i][v] = vec_load(of_lane + i * LANE_SUMS + v * L2C_LANES);
+            sum[i][v] = from ? vec_load(of_lane + i * LANE_SUMS + v * L2C_LANES) : vec_zero();
         }
         for (size_t s = 0; s < supers; s += per_step) {
             ivec products[PANEL_M][PANEL_V];
@@ -248,7 +249,7 @@ TILE void panel_block(const panel_kind kind, const int excess, const size_t M, f
                         four[v] = bvec_load((const int8_t *)(w + v * L2C_LANES));
                     }
                     UNROLL for (size_t i = 0; i < M; i++) UNROLL for (size_t v = 0; v < PANEL_V; v++) {
-                        const int8_t *xs = values + i * SUPER + 4 * t;
+                        const int8_t *xs = values + i * X_GROUP + 4 * t;
                         if (kind.with_sign) {
                             products[i][v] = ivec_add_dot4(products[i][v], four[v], xs);
                         } else {
@@ -306,11 +307,10 @@ static void panel_total(float *y, const float *sums, size_t n, bool add) {
 }
 
 TILE void panel_tile(const panel_kind kind, const int excess, const size_t M, float *y, size_t ldy, const float *panel,
-                     const l2c_s8_rows *x, size_t row, size_t n, size_t k, bool add, panel_next *next) {
+                     const l2c_s8_rows *x, size_t row, size_t n, size_t k, bool add, next_weights *next) {
     float sums[PANEL_M * LANE_SUMS];
     const size_t supers = (k + SUPER - 1) / SUPER;
-    memset(sums, 0, M * LANE_SUMS * sizeof *sums);
-    for (size_t s = 0; s < supers; s += PANEL_SUPERS, panel += PANEL_BLOCK) {
+    for (size_t s = 0; s == 0 || s < supers; s += PANEL_SUPERS, panel += PANEL_BLOCK) {
         panel_block(kind, excess, M, sums, panel, x, row, s, smaller(PANEL_SUPERS, supers - s), next);
     }
     for (size_t i = 0; i < M; i++) {
@@ -322,7 +322,7 @@ TILE void panel_tile(const panel_kind kind, const int excess, const size_t M, fl
 
 /* All rows of x, in tiles. */
 TILE void panel_rows(const panel_kind kind, const int excess, float *y, size_t ldy, const float *panel,
-                     const l2c_s8_rows *x, size_t m, size_t n, size_t k, bool add, panel_next *next) {
+                     const l2c_s8_rows *x, size_t m, size_t n, size_t k, bool add, next_weights *next) {
     size_t i = 0;
     for (; i + PANEL_M <= m; i += PANEL_M) {
         panel_tile(kind, excess, PANEL_M, y + i * ldy, ldy, panel, x, i, n, k, add, next);
@@ -341,7 +341,7 @@ TILE void panel_rows(const panel_kind kind, const int excess, float *y, size_t l
 /* Once for all types of a kind: what differs is in the panel. */
 #define PANEL_KIND(name, ...)                                                                                          \
     static void name(int excess, float *y, size_t ldy, const float *panel, const l2c_s8_rows *x, size_t m, size_t n,   \
-                     size_t k, bool add, panel_next *next) {                                                           \
+                     size_t k, bool add, next_weights *next) {                                                         \
         panel_rows((panel_kind){__VA_ARGS__}, excess, y, ldy, panel, x, m, n, k, add, next);                           \
     }
 PANEL_KIND(panel_signed, .with_sign = true, .with_excess = SIGNED_EXCESS)
@@ -354,7 +354,7 @@ PANEL_KIND(panel_6_narrow_biased, .narrow = true, .with_excess = true, .most = 6
 PANEL_KIND(panel_2_narrow_with_mins, .narrow = true, .with_mins = true, .most = 3)
 
 typedef void panel_function(int excess, float *y, size_t ldy, const float *panel, const l2c_s8_rows *x, size_t m,
-                            size_t n, size_t k, bool add, panel_next *next);
+                            size_t n, size_t k, bool add, next_weights *next);
 
 /* Kinds that differ in the bits of their values alone are one where a sum has room for all. */
 TILE panel_function *panel_of(const l2c_type type) {
@@ -368,4 +368,20 @@ TILE panel_function *panel_of(const l2c_type type) {
            : has_mins(type)     ? SHORT_DOTS && five ? panel_5_with_mins : panel_4_with_mins
            : SHORT_DOTS && five ? panel_5_biased
                                 : panel_4_biased;
+}
+
+/* y [m][n] (+)= x w^T by panels */
+TILE void many_rows(const l2c_type type, float *y, size_t ldy, const l2c_s8_rows *x, const l2c_matrix *w, size_t m,
+                    size_t n, bool add, float *panel) {
+    const size_t tiles = (m + PANEL_M - 1) / PANEL_M, supers = (w->k + SUPER - 1) / SUPER;
+    for (size_t j = 0; j < n; j += PANEL_COLUMNS) {
+        const size_t width = smaller(PANEL_COLUMNS, n - j);
+        const l2c_matrix columns = {w->data + j * w->row_bytes, w->row_bytes, w->k, w->type};
+        next_weights next = weights_after(type, &columns, PANEL_COLUMNS, m, tiles * L2C_LANES);
+        for (size_t s = 0; s < supers; s += step_supers(type)) {
+            const size_t in_block = s % PANEL_SUPERS;
+            pack_step(type, panel + s / PANEL_SUPERS * PANEL_BLOCK, &columns, width, s - in_block, in_block, &next);
+        }
+        panel_of(type)(excess_shift(type), y + j, ldy, panel, x, m, width, w->k, add, &next);
+    }
 }

@@ -7,7 +7,8 @@
  * values, or lane 8s + 4h + c to half h of chunk c of superblock s. Mins meet only the sums of a group's activations.
  *
  * Few rows of x: QUANT_N rows of W at a time, unpacked in registers for all rows of x, so that W is read as one stream.
- * More rows: panels of unpacked columns (kernels_panel.h). The operations on every element of y are the same. */
+ * More rows: panels of unpacked columns (kernels_panel.h), or tiles of bytes (kernels_quant_tiles.h). The operations on every
+ * element of y are the same. */
 
 enum { SUPER = L2C_SUPER, CHUNKS = SUPER / L2C_Q8_CHUNK };
 
@@ -324,30 +325,42 @@ TILE void quant_rows(const l2c_type type, float *y, size_t ldy, const l2c_s8_row
 
 /* ---- Many rows ---- */
 
-#include "kernels_panel.h"
+/* The weights after these columns, fetched meanwhile into the second-level cache, so that memory is never idle: bytes for
+ * each superblock of a column that is unpacked, and for each superblock of what is multiplied at once. */
+typedef struct next_weights {
+    const char *at, *end;
+    size_t unpacking, multiplying;
+} next_weights;
 
-/* A panel's share of the fetching while it is packed is that of so many rows while it is multiplied. */
-enum { PACKING_ROWS = 8 };
+TILE void fetch_next(next_weights *next, size_t bytes) {
+    for (size_t done = 0; done < bytes && next->at < next->end; done += 64) {
+        PREFETCH_L2(next->at);
+        next->at += 64;
+    }
+}
+
+/* The share of the fetching while columns are unpacked is that of so many rows while they are multiplied. */
+enum { UNPACKING_ROWS = 8 };
+
+TILE next_weights weights_after(const l2c_type type, const l2c_matrix *w, size_t columns, size_t m, size_t products) {
+    const size_t unpacking = super_bytes(type) * UNPACKING_ROWS / (UNPACKING_ROWS + m);
+    const char *after = (const char *)w->data + columns * w->row_bytes;
+    return (next_weights){after, after + columns * w->row_bytes, unpacking,
+                          (super_bytes(type) - unpacking) * columns / products + 1};
+}
+
+#ifdef LEVEL_HAS_TILES
+#include "kernels_quant_tiles.h"
+#else
+#include "kernels_panel.h"
+#endif
 
 TILE void quant_product(const l2c_type type, float *y, size_t ldy, const l2c_s8_rows *x, const l2c_matrix *w, size_t m,
-                        size_t n, bool add, float *panel) {
+                        size_t n, bool add, float *scratch) {
     if (m < PANEL_ROWS) {
         quant_rows(type, y, ldy, x, w, m, n, add);
-        return;
-    }
-    const size_t tiles = (m + PANEL_M - 1) / PANEL_M, supers = (w->k + SUPER - 1) / SUPER;
-    for (size_t j = 0; j < n; j += PANEL_COLUMNS) {
-        const size_t width = smaller(PANEL_COLUMNS, n - j);
-        const l2c_matrix columns = {w->data + j * w->row_bytes, w->row_bytes, w->k, w->type};
-        const char *after = (const char *)columns.data + PANEL_COLUMNS * w->row_bytes;
-        const size_t packing = super_bytes(type) * PACKING_ROWS / (PACKING_ROWS + m);
-        panel_next next = {after, after + PANEL_COLUMNS * w->row_bytes, packing,
-                           (super_bytes(type) - packing) * PANEL_V / tiles + 1};
-        for (size_t s = 0; s < supers; s += step_supers(type)) {
-            const size_t in_block = s % PANEL_SUPERS;
-            pack_step(type, panel + s / PANEL_SUPERS * PANEL_BLOCK, &columns, width, s - in_block, in_block, &next);
-        }
-        panel_of(type)(excess_shift(type), y + j, ldy, panel, x, m, width, w->k, add, &next);
+    } else {
+        many_rows(type, y, ldy, x, w, m, n, add, scratch);
     }
 }
 
@@ -391,16 +404,17 @@ static void complete_lanes(float *lanes, ivec of_group) {
 
 /* A group so small that its scale may be subnormal is zero. The last step is filled up with zeros. */
 static void quantize_s8(const l2c_s8_rows *q, size_t row, const float *x, size_t k) {
+    const bool many = q->rows >= PANEL_ROWS;
     int8_t ones[L2C_Q8_CHUNK];
     memset(ones, 1, sizeof ones);
     const bvec one = bvec_load(ones);
     ivec sums[2]; /* of groups of 16 */
+    float of_16[L2C_STEP_LANES], of_32[L2C_STEP_LANES];
     size_t s = 0;
     for (; s * SUPER < k || s % 2; s++) {
         const size_t length = smaller(SUPER, k - smaller(k, s * SUPER));
-        int8_t *values = q->values + (s * q->rows + row) * SUPER;
-        float *of_16 = q->of_16 + (s * q->rows + row) * L2C_STEP_LANES, padded[SUPER];
-        float *of_32 = q->of_32 + (s / 2 * q->rows + row) * L2C_STEP_LANES;
+        int8_t values[SUPER];
+        float padded[SUPER];
         if (length < SUPER) {
             memset(padded, 0, sizeof padded);
             memcpy(padded, x + (k - length), length * sizeof *padded);
@@ -425,9 +439,21 @@ static void quantize_s8(const l2c_s8_rows *q, size_t row, const float *x, size_t
         if (s % 2) {
             complete_lanes(of_32, ivec_sums_of_2(sums[0], sums[1]));
         }
+        if (many) {
+            place_values(q, s, row, values);
+            place_lanes(q, q->of_16, s, row, of_16);
+        } else {
+            memcpy(q->values + (s * q->rows + row) * SUPER, values, sizeof values);
+            memcpy(q->of_16 + (s * q->rows + row) * L2C_STEP_LANES, of_16, sizeof of_16);
+        }
+        if (s % 2 && many) {
+            place_lanes(q, q->of_32, s / 2, row, of_32);
+        } else if (s % 2) {
+            memcpy(q->of_32 + (s / 2 * q->rows + row) * L2C_STEP_LANES, of_32, sizeof of_32);
+        }
     }
 #ifdef LEVEL_HAS_TURNS
-    if (q->rows < PANEL_ROWS) {
+    if (!many) {
         turn_row(q, row, s);
     }
 #endif

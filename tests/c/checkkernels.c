@@ -16,6 +16,7 @@
  * block of a panel of quantised columns. */
 enum {
     MAX_M = 23,
+    MAX_ROWS = 32, /* as tiles have them */
     MAX_N = 70,
     MAX_K = 700,
     DEEP_K = 2336,
@@ -49,11 +50,12 @@ static uint8_t in_blocks[BIG * 4];
 static float quant_panel[2 * L2C_PANEL_BLOCK + 16];
 static float scratch[L2C_ATT_QUERIES * (L2C_KV_CHUNK + 3 * 80 + 4) + 16];
 static float attention_parts[(ATT_LENGTH / L2C_KV_CHUNK + 1) * ATT_HEADS * (80 + 2)];
-static int8_t in_q[BIG], q_values[MAX_M * SUPERS * L2C_SUPER], turned[MAX_M * SUPERS / 2 * L2C_TURNED];
+static int8_t in_q[BIG], q_values[MAX_ROWS * SUPERS * L2C_SUPER], turned[MAX_M * SUPERS / 2 * L2C_TURNED];
 static int32_t q_bias[MAX_M * 192];
 static int16_t s16_values[MAX_M * 3 * L2C_SUPER];
 static float s16_scales[MAX_M * 3], s16_sums[MAX_M * 3 * L2C_S16_SUMS];
-static float q_scales[MAX_M * 256], of_16[MAX_M * SUPERS * L2C_STEP_LANES], of_32[MAX_M * SUPERS / 2 * L2C_STEP_LANES];
+static float q_scales[MAX_M * 256], of_16[MAX_ROWS * SUPERS * L2C_STEP_LANES],
+    of_32[MAX_ROWS * SUPERS / 2 * L2C_STEP_LANES];
 
 static float *aligned(float *p) {
     return (float *)(((uintptr_t)p + 63) / 64 * 64);
@@ -100,15 +102,16 @@ static l2c_s8_rows byte_rows(const size_case *c) {
     return (l2c_s8_rows){q_values, of_16, of_32, turned, c->m};
 }
 
+/* Of few rows: what many are is a matter of levels, and the products' check's. */
 static void run_quantize_s8(const l2c_kernels *k, float *y, const size_case *c) {
-    const l2c_s8_rows q = byte_rows(c);
-    for (size_t i = 0; i < c->m; i++) {
-        k->quantize_s8(&q, i, in_x + c->offset + i * c->k, c->k / 32 * 32);
-    }
+    enum { FEW = 2 };
+    l2c_s8_rows q = byte_rows(c);
+    q.rows = FEW;
     for (size_t i = 0; i < c->m && c->k >= 32; i++) {
+        k->quantize_s8(&q, i % FEW, in_x + c->offset + i * c->k, c->k / 32 * 32);
         for (size_t j = 0; j < c->n; j++) {
-            const size_t lane = i * L2C_STEP_LANES + j % L2C_STEP_LANES;
-            y[i * c->n + j] = (float)q_values[i * L2C_SUPER + j] + of_16[lane] + of_32[lane];
+            const size_t lane = i % FEW * L2C_STEP_LANES + j % L2C_STEP_LANES;
+            y[i * c->n + j] = (float)q_values[i % FEW * L2C_SUPER + j] + of_16[lane] + of_32[lane];
         }
     }
 }

@@ -92,7 +92,7 @@ static float from_bf16(uint16_t h) {
     return flushed(x);
 }
 
-void emulated_dpbf16ps(int sums, int a, int b) {
+static void need_product(int sums, int a, int b) {
     need_tile(sums);
     need_tile(a);
     need_tile(b);
@@ -100,6 +100,27 @@ void emulated_dpbf16ps(int sums, int a, int b) {
     need(now.rows[sums] == now.rows[a] && now.row_bytes[sums] == now.row_bytes[b] &&
              now.row_bytes[a] == 4 * now.rows[b] && now.row_bytes[sums] % 4 == 0,
          "tiles whose shapes do not fit");
+}
+
+void emulated_dpbssd(int sums, int a, int b) {
+    need_product(sums, a, b);
+    const size_t m = now.rows[sums], n = now.row_bytes[sums] / 4, quads = now.rows[b];
+    for (size_t i = 0; i < m; i++) {
+        int32_t sum[LANES];
+        memcpy(sum, registers[sums][i], sizeof sum);
+        for (size_t p = 0; p < quads; p++) {
+            for (size_t j = 0; j < n; j++) {
+                for (size_t q = 0; q < 4; q++) {
+                    sum[j] += (int8_t)registers[a][i][4 * p + q] * (int8_t)registers[b][p][4 * j + q];
+                }
+            }
+        }
+        memcpy(registers[sums][i], sum, 4 * n);
+    }
+}
+
+void emulated_dpbf16ps(int sums, int a, int b) {
+    need_product(sums, a, b);
     const size_t m = now.rows[sums], n = now.row_bytes[sums] / 4, pairs = now.rows[b];
     float columns[2][LANES][LANES] = {0}; /* b[p][2j] and b[p][2j + 1] */
     for (size_t p = 0; p < pairs; p++) {

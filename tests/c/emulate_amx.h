@@ -17,6 +17,8 @@ void emulated_load(int tile, const void *memory, size_t stride);
 void emulated_store(int tile, void *memory, size_t stride);
 /* sums[i][j] += sum_p a[i][2p] b[p][2j] + sum_p a[i][2p + 1] b[p][2j + 1] */
 void emulated_dpbf16ps(int sums, int a, int b);
+/* sums[i][j] += the sum of a[i][4p + q] b[p][4j + q], q < 4, of int8 */
+void emulated_dpbssd(int sums, int a, int b);
 bool emulated_configured(void); /* this thread has tiles */
 
 #undef _tile_loadconfig
@@ -25,12 +27,14 @@ bool emulated_configured(void); /* this thread has tiles */
 #undef _tile_loadd
 #undef _tile_stored
 #undef _tile_dpbf16ps
+#undef _tile_dpbssd
 #define _tile_loadconfig emulated_loadconfig
 #define _tile_release emulated_release
 #define _tile_zero emulated_zero
 #define _tile_loadd emulated_load
 #define _tile_stored emulated_store
 #define _tile_dpbf16ps emulated_dpbf16ps
+#define _tile_dpbssd emulated_dpbssd
 
 #if defined(__AVX512BW__)
 /* bf16 of sixteen f32: to even, subnormals are zeros, NaN stays one. */
