@@ -17,7 +17,7 @@ static const double MACS_PER_THREAD = 1.5e6;
 /* The same for sampling, whose team only begins and ends together. */
 enum { LOGITS_PER_THREAD = 1 << 15 };
 /* Generated rows that pay as prompts: with float weights, with blocks. */
-enum { MANY_ROWS = 16, MANY_ROWS_OF_BLOCKS = 32 };
+enum { MANY_ROWS = 16, MANY_ROWS_OF_BLOCKS = 48 };
 
 /* Hands out aligned parts of one allocation; with memory NULL it only measures. */
 typedef struct arena {

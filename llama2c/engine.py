@@ -78,7 +78,7 @@ class Engine:
     prefix_cache: keep the pages of prompts for later prompts that begin with the same tokens, until others need them.
 
     throughput: take whatever products are fastest. A step of many generated rows, sixteen with float weights and
-        thirty-two with quantised ones at level amx, takes them as prompts: what a sequence gives then depends on how
+        forty-eight with quantised ones at level amx, takes them as prompts: what a sequence gives then depends on how
         many run beside it. At other levels prompts meet integer weights in bytes, with an error like llama.cpp's, as
         levels without 16-bit products always do: another text, but the same in any company.
 
