@@ -449,6 +449,7 @@ for round in range(8):
             while engine.pending:
                 signal.setitimer(signal.ITIMER_REAL, 0.0007 * (1 + interrupts % 5))
                 engine.run()
+            signal.setitimer(signal.ITIMER_REAL, 0)  # or it comes when the next round begins
             signal.signal(signal.SIGALRM, signal.SIG_IGN)  # the last one may still be on its way
             quiet = True
         except KeyboardInterrupt:
