@@ -1,5 +1,5 @@
 /* kernels_amx.c: AVX-512 VNNI, and prompt rows of any type but F32 by AMX's tiles of bf16; their attention is in
- * kernels_attention_tiles.h.
+ * kernels_attention_tiles.h, many generated rows of quantised types in kernels_quant_tiles.h.
  *
  *   weights --unpacked, rounded----> A [16 columns][32 k] ----------\
  *                                                                    tdpbf16ps --> sums [16 columns][16 rows] --> y

@@ -402,6 +402,15 @@ static void complete_lanes(float *lanes, ivec of_group) {
     memcpy(lanes + 2 * L2C_LANES, excess, sizeof excess);
 }
 
+/* Where the products will look for them. */
+static void keep_lanes(const l2c_s8_rows *q, float *of, size_t step, size_t row, const float lanes[L2C_STEP_LANES]) {
+    if (q->rows >= PANEL_ROWS) {
+        place_lanes(q, of, step, row, lanes);
+    } else {
+        memcpy(of + (step * q->rows + row) * L2C_STEP_LANES, lanes, L2C_STEP_LANES * sizeof *lanes);
+    }
+}
+
 /* A group so small that its scale may be subnormal is zero. The last step is filled up with zeros. */
 static void quantize_s8(const l2c_s8_rows *q, size_t row, const float *x, size_t k) {
     const bool many = q->rows >= PANEL_ROWS;
@@ -441,15 +450,12 @@ static void quantize_s8(const l2c_s8_rows *q, size_t row, const float *x, size_t
         }
         if (many) {
             place_values(q, s, row, values);
-            place_lanes(q, q->of_16, s, row, of_16);
         } else {
             memcpy(q->values + (s * q->rows + row) * SUPER, values, sizeof values);
-            memcpy(q->of_16 + (s * q->rows + row) * L2C_STEP_LANES, of_16, sizeof of_16);
         }
-        if (s % 2 && many) {
-            place_lanes(q, q->of_32, s / 2, row, of_32);
-        } else if (s % 2) {
-            memcpy(q->of_32 + (s / 2 * q->rows + row) * L2C_STEP_LANES, of_32, sizeof of_32);
+        keep_lanes(q, q->of_16, s, row, of_16);
+        if (s % 2) {
+            keep_lanes(q, q->of_32, s / 2, row, of_32);
         }
     }
 #ifdef LEVEL_HAS_TURNS
