@@ -24,7 +24,7 @@ enum {
     L2C_S16_SUMS = 24,
     L2C_STEP_LANES = 48, /* floats that such a product needs of its activations beside the values, for sixteen groups */
     L2C_TURNED = 6 * L2C_SUPER, /* two superblocks, in all ways of kernels_turned.h */
-    L2C_FEW = 17,               /* rows that are not taken by panels are less at every level */
+    L2C_FEW = 23,               /* rows that are not taken by panels are less at every level */
     L2C_PANEL_SUPERS = 8,       /* superblocks that a block of a panel has */
     L2C_PANEL_BLOCK = L2C_PANEL_SUPERS * (L2C_SUPER / 4 + 2 * L2C_LANES) * L2C_PANEL_N +
         L2C_LANES * L2C_LANES,       /* floats: values, scales, mins, a line after each lane */

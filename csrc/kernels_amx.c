@@ -41,7 +41,7 @@ static const tile_shapes eight_tiles = {1, 0, {0}, {64, 64, 64, 64, 64, 64, 64, 
 #define IN_MEMORY(x) ((void)0)
 #endif
 
-enum { TILE_BYTES = 64 }; /* of a row of any */
+enum { PANEL_ROWS = 23, TILE_BYTES = 64 /* of a row of any */ };
 
 static inline bvec bvec_sub(bvec a, int8_t b) {
     return _mm512_sub_epi8(a, _mm512_set1_epi8(b));

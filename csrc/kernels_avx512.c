@@ -3,6 +3,8 @@
 
 #define LEVEL avx512
 
+enum { PANEL_ROWS = 17 };
+
 static inline ivec ivec_dot4u(bvec w, bvec x) {
     return _mm512_madd_epi16(_mm512_maddubs_epi16(w, x), _mm512_set1_epi16(1));
 }

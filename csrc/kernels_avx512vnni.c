@@ -5,7 +5,7 @@
 #define LEVEL_HAS_WORDS
 #define LEVEL_TAKES_WORDS
 
-enum { PROMPT_M = 8, PROMPT_M_BLOCKS = 6 };
+enum { PANEL_ROWS = 17, PROMPT_M = 8, PROMPT_M_BLOCKS = 6 };
 
 typedef __m512i svec, pvec, two_s16;
 

@@ -31,8 +31,8 @@
  * accumulators its registers hold.
  * Tiles are inlined with constant sizes, so that their accumulators live in registers.
  * PANEL_ROWS: rows from which on panels of quantised types, or tiles, pay; INT_MAX: never.
- * LEVEL_HAS_TILES: it has gemm_tiles, rows_to_tiles and probe_tiles, and what kernels_quant_tiles.h takes. LEVEL_HAS_WORDS: it has a gemm_quant; LEVEL_TAKES_WORDS: and takes
- * prompt rows by it.
+ * LEVEL_HAS_TILES: it has gemm_tiles, rows_to_tiles and probe_tiles, and what kernels_quant_tiles.h takes.
+ * LEVEL_HAS_WORDS: it has a gemm_quant; LEVEL_TAKES_WORDS: and takes prompt rows by it.
  * LEVEL_HAS_SHORT_DOTS: products with a panel are summed in 16 bits first: dots; dots_begin(sum), dots_add(d, w, four) for
  * unsigned w, dots_end(d, sum) = sum + d.
  * LEVEL_HAS_TURNS: a few rows are multiplied by kernels_turned.h, for which there are

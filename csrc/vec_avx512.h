@@ -15,7 +15,6 @@ enum {
     QUANT_N = 2,
     PANEL_M = 8,
     PANEL_V = 2,
-    PANEL_ROWS = 17,
     ATT_H = 8,
     ATT_V = 2
 };

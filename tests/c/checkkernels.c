@@ -387,7 +387,7 @@ static bool check_case(size_t i, const l2c_kernels *kernels, const size_case *c,
 }
 
 static size_t check(const l2c_kernels *kernels, uint64_t start) {
-    static const size_t ms[] = {1, 2, 3, 4, 5, 6, 8, 16, MAX_M},
+    static const size_t ms[] = {1, 2, 3, 4, 5, 6, 8, 16, 22, MAX_M},
                         ns[] = {0, 1, 2, 3, 4, 5, 15, 16, 17, 31, 33, 48, MAX_N};
     static const size_t ks[] = {4, 8, 12, 16, 20, 32, 48, 60, 64, 96, 128, 160, 172, 256, 260, 512, MAX_K};
     static const size_t groups[] = {64, 32, 128, 4, 16, 20}, deep_ms[] = {1, 2, 5, 8, MAX_M};
