@@ -123,6 +123,7 @@ class Options:
     msvc: bool = False
     emulate: str | None = None  # a level of EMULATED: it runs where its flags there do
     levels: tuple[str, ...] | None = None  # those above scalar to build; None: all
+    kernels: bool = True  # False: none, for programs that compute nothing and define l2c_kernels_scalar
 
     @classmethod
     def from_environment(cls, *, msvc: bool) -> "Options":
@@ -172,7 +173,7 @@ def usable_levels(machine: str, options: Options, links: Links) -> list[Level]:
     if unknown:
         sys.exit(f"llama2c: no level {unknown[0]!r} to build for {machine}: there are {', '.join(names)}")
     for level in LEVELS.get(machine, ()):
-        if options.levels is not None and level.name not in options.levels:
+        if not options.kernels or (options.levels is not None and level.name not in options.levels):
             continue
         if level.name == options.emulate:
             header = CSRC.parent / "tests" / "c" / f"emulate_{level.name}.h"
@@ -191,7 +192,8 @@ def units(
 ) -> list[Unit]:
     """Every C file of the core and `more`, the slowest first; only ops.c gets the OpenMP flags."""
     own = {f"kernels_{level.name}.c": level.msvc if options.msvc else level.gnu for level in levels}
-    own["kernels_scalar.c"] = ()
+    if options.kernels:
+        own["kernels_scalar.c"] = ()
     others = (path.name for path in CSRC.glob("*.c") if not path.name.startswith("kernels_"))
     paths = [*(CSRC / name for name in (*own, *sorted(others))), *more]
     own["ops.c"] = tuple(openmp_flags)
@@ -279,6 +281,7 @@ def main() -> int:
     parser.add_argument("--no-openmp", action="store_true")
     parser.add_argument("--emulate", choices=EMULATED, metavar="LEVEL", help="its instructions as C functions: amx")
     parser.add_argument("--levels", metavar="NAME,...", help="instruction-set levels above scalar (default: all)")
+    parser.add_argument("--no-kernels", action="store_true", help="for programs that define l2c_kernels_scalar")
     parser.add_argument("flags", nargs="*", help="more compiler and linker flags, after --")
     given = parser.parse_args()
     if len(given.main) != len(given.out):
@@ -288,7 +291,8 @@ def main() -> int:
         triplet = subprocess.check_output([given.cc, "-dumpmachine"], text=True)
         machine = triplet.partition("-")[0]
     levels = tuple(given.levels.split(",")) if given.levels else None
-    options = Options(not given.no_openmp, given.sanitize, given.strict, emulate=given.emulate, levels=levels)
+    choices = {"emulate": given.emulate, "levels": levels, "kernels": not given.no_kernels}
+    options = Options(not given.no_openmp, given.sanitize, given.strict, **choices)
     programs = dict(zip(given.main, given.out, strict=True))
     done = build(options, given.cc, canonical(machine), given.flags, programs)
     return 0 if done else 1

@@ -247,10 +247,19 @@ TILE void prompt_product(const l2c_type type, float *y, size_t ldy, const l2c_s1
     }
 }
 
+#define CASE(type)                                                                                                     \
+    APART void product_of_##type(float *y, size_t ldy, const l2c_s16_rows *x, const l2c_matrix *w, size_t m, size_t n, \
+                                 bool add, float *panel) {                                                             \
+        prompt_product(type, y, ldy, x, w, m, n, add, panel);                                                          \
+    }                                                                                                                  \
+    _Static_assert(true, "")
+EACH_INTEGER_TYPE
+#undef CASE
+
 static void gemm_quant(float *y, size_t ldy, const l2c_s16_rows *x, const l2c_matrix *w, size_t m, size_t n, bool add,
                        float *panel) {
 #define CASE(type)                                                                                                     \
-    case type: prompt_product(type, y, ldy, x, w, m, n, add, panel); break
+    case type: product_of_##type(y, ldy, x, w, m, n, add, panel); break
     switch (w->type->type) {
         EACH_INTEGER_TYPE
     default: break; /* not computed as integers */

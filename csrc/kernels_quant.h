@@ -325,6 +325,11 @@ TILE void quant_rows(const l2c_type type, float *y, size_t ldy, const l2c_s8_row
 
 /* ---- Many rows ---- */
 
+/* Where they never are, their code is not compiled. */
+TILE bool are_many(const l2c_s8_rows *x) {
+    return PANEL_ROWS < INT_MAX && x->rows >= PANEL_ROWS;
+}
+
 /* The weights after these columns, fetched meanwhile into the second-level cache, so that memory is never idle: bytes for
  * each superblock of a column that is unpacked, and for each superblock of what is multiplied at once. */
 typedef struct next_weights {
@@ -355,15 +360,6 @@ TILE next_weights weights_after(const l2c_type type, const l2c_matrix *w, size_t
 #include "kernels_panel.h"
 #endif
 
-TILE void quant_product(const l2c_type type, float *y, size_t ldy, const l2c_s8_rows *x, const l2c_matrix *w, size_t m,
-                        size_t n, bool add, float *scratch) {
-    if (m < PANEL_ROWS) {
-        quant_rows(type, y, ldy, x, w, m, n, add);
-    } else {
-        many_rows(type, y, ldy, x, w, m, n, add, scratch);
-    }
-}
-
 /* CASE(type); for all of them */
 #define EACH_INTEGER_TYPE                                                                                              \
     CASE(L2C_TYPE_Q4_0);                                                                                               \
@@ -380,10 +376,30 @@ TILE void quant_product(const l2c_type type, float *y, size_t ldy, const l2c_s8_
     CASE(L2C_TYPE_IQ4_XS);                                                                                             \
     CASE(L2C_TYPE_TQ2_0);
 
-static void dot_quant(float *y, size_t ldy, const l2c_s8_rows *x, const l2c_matrix *w, size_t m, size_t n, bool add,
-                      float *panel) {
 #define CASE(type)                                                                                                     \
-    case type: quant_product(type, y, ldy, x, w, m, n, add, panel); break
+    APART void few_##type(float *y, size_t ldy, const l2c_s8_rows *x, const l2c_matrix *w, size_t m, size_t n,         \
+                          bool add) {                                                                                  \
+        quant_rows(type, y, ldy, x, w, m, n, add);                                                                     \
+    }                                                                                                                  \
+    APART void many_##type(float *y, size_t ldy, const l2c_s8_rows *x, const l2c_matrix *w, size_t m, size_t n,        \
+                           bool add, float *scratch) {                                                                 \
+        many_rows(type, y, ldy, x, w, m, n, add, scratch);                                                             \
+    }                                                                                                                  \
+    _Static_assert(true, "")
+EACH_INTEGER_TYPE
+#undef CASE
+
+static void dot_quant(float *y, size_t ldy, const l2c_s8_rows *x, const l2c_matrix *w, size_t m, size_t n, bool add,
+                      float *scratch) {
+    const bool many = are_many(x);
+#define CASE(type)                                                                                                     \
+    case type:                                                                                                         \
+        if (many) {                                                                                                    \
+            many_##type(y, ldy, x, w, m, n, add, scratch);                                                             \
+        } else {                                                                                                       \
+            few_##type(y, ldy, x, w, m, n, add);                                                                       \
+        }                                                                                                              \
+        break
     switch (w->type->type) {
         EACH_INTEGER_TYPE
     default: break; /* not computed as integers */
@@ -404,7 +420,7 @@ static void complete_lanes(float *lanes, ivec of_group) {
 
 /* Where the products will look for them. */
 static void keep_lanes(const l2c_s8_rows *q, float *of, size_t step, size_t row, const float lanes[L2C_STEP_LANES]) {
-    if (q->rows >= PANEL_ROWS) {
+    if (are_many(q)) {
         place_lanes(q, of, step, row, lanes);
     } else {
         memcpy(of + (step * q->rows + row) * L2C_STEP_LANES, lanes, L2C_STEP_LANES * sizeof *lanes);
@@ -413,7 +429,7 @@ static void keep_lanes(const l2c_s8_rows *q, float *of, size_t step, size_t row,
 
 /* A group so small that its scale may be subnormal is zero. The last step is filled up with zeros. */
 static void quantize_s8(const l2c_s8_rows *q, size_t row, const float *x, size_t k) {
-    const bool many = q->rows >= PANEL_ROWS;
+    const bool many = are_many(q);
     int8_t ones[L2C_Q8_CHUNK];
     memset(ones, 1, sizeof ones);
     const bvec one = bvec_load(ones);

@@ -29,7 +29,8 @@
  *   PROMPT_M, PROMPT_M_BLOCKS
  * and LEVEL (the name), DOT_M, DOT_N, GEMM_M, GEMM_V, Q8_M, Q8_N, QUANT_N, PANEL_M, PANEL_V, ATT_H, ATT_V: how many
  * accumulators its registers hold.
- * Tiles are inlined with constant sizes, so that their accumulators live in registers.
+ * Tiles are inlined with constant sizes, so that their accumulators live in registers. What they are inlined into is APART
+ * for each type: the time to compile a function grows faster than its length.
  * PANEL_ROWS: rows from which on panels of quantised types, or tiles, pay; INT_MAX: never.
  * LEVEL_HAS_TILES: it has gemm_tiles, rows_to_tiles and probe_tiles, and what kernels_quant_tiles.h takes.
  * LEVEL_HAS_WORDS: it has a gemm_quant; LEVEL_TAKES_WORDS: and takes prompt rows by it.
@@ -47,15 +48,18 @@
  * step_scales of Q4_K and Q5_K. */
 #include "kernels.h"
 
+#include <limits.h>
 #include <math.h>
 #include <string.h>
 
 #if defined(_MSC_VER)
 #define TILE static __forceinline
+#define APART static __declspec(noinline)
 #define PREFETCH(p) ((void)(p))
 #define PREFETCH_L2(p) ((void)(p))
 #else
 #define TILE static inline __attribute__((always_inline))
+#define APART static __attribute__((noinline))
 #define PREFETCH(p) __builtin_prefetch((p), 0, 3)
 #define PREFETCH_L2(p) __builtin_prefetch((p), 0, 2)
 #endif

@@ -353,72 +353,83 @@ static void fill(void) {
     }
 }
 
-static void run_guarded(run_kernel *run, const l2c_kernels *kernels, float *out, size_t size, const size_case *c) {
-    for (size_t i = 0; i < size; i++) {
-        out[i] = i < size - GUARD ? 0.5f : CANARY;
+enum { OUT = MAX_M * MAX_K + GUARD };
+
+static void run_guarded(run_kernel *run, const l2c_kernels *kernels, float out[OUT], const size_case *c) {
+    static float untouched[OUT];
+    for (size_t i = 0; untouched[OUT - 1] != CANARY && i < OUT; i++) {
+        untouched[i] = i < OUT - GUARD ? 0.5f : CANARY;
     }
+    memcpy(out, untouched, sizeof untouched);
     run(kernels, out, c);
 }
 
-static bool same_bits(const float *a, const float *b, size_t n, size_t *at) {
-    for (*at = 0; *at < n; ++*at) {
-        if (memcmp(&a[*at], &b[*at], sizeof *a) != 0) {
-            return false;
-        }
-    }
-    return true;
-}
+/* A level, and what was found. */
+typedef struct checked {
+    const l2c_kernels *kernels;
+    size_t failures;
+    bool told; /* of these m and n one line is enough */
+} checked;
 
-/* Whether kernel i gives the same bits as the scalar one; prints the first that differ. */
-static bool check_case(size_t i, const l2c_kernels *kernels, const size_case *c, uint64_t start) {
-    enum { SIZE = MAX_M * MAX_K + GUARD };
-    static float expected[SIZE], got[SIZE];
-    size_t at;
-    run_guarded(checks[i].run, &l2c_kernels_scalar, expected, SIZE, c);
-    run_guarded(checks[i].run, kernels, got, SIZE, c);
-    if (!same_bits(expected, got, SIZE, &at)) {
+/* Whether kernel i gives the same bits as the scalar one at each level; prints the first that differ. */
+static void check_case(size_t i, checked *levels, const size_case *c, uint64_t start) {
+    static float expected[OUT], got[OUT];
+    run_guarded(checks[i].run, &l2c_kernels_scalar, expected, c);
+    for (checked *level = levels; level->kernels; level++) {
+        if (level->told || (checks[i].words && !level->kernels->gemm_quant)) {
+            continue;
+        }
+        run_guarded(checks[i].run, level->kernels, got, c);
+        if (memcmp(expected, got, sizeof got) == 0) {
+            continue;
+        }
+        size_t at = 0;
+        while (memcmp(&expected[at], &got[at], sizeof *got) == 0) {
+            at++;
+        }
         printf(
             "%s at %s: m %zu n %zu k %zu group %zu offset %zu add %d turn %zu seed %llu: [%zu] is %.9g, scalar %.9g\n",
-            checks[i].name, kernels->name, c->m, c->n, c->k, c->group, c->offset, c->add, turn,
+            checks[i].name, level->kernels->name, c->m, c->n, c->k, c->group, c->offset, c->add, turn,
             (unsigned long long)start, at, (double)got[at], (double)expected[at]);
-        return false;
+        level->failures++;
+        level->told = true;
     }
-    return true;
 }
 
-static size_t check(const l2c_kernels *kernels, uint64_t start) {
+static void all_to_be_told(checked *levels) {
+    for (checked *level = levels; level->kernels; level++) {
+        level->told = false;
+    }
+}
+
+static void check(checked *levels, uint64_t start) {
     static const size_t ms[] = {1, 2, 3, 4, 5, 6, 8, 16, 22, MAX_M},
                         ns[] = {0, 1, 2, 3, 4, 5, 15, 16, 17, 31, 33, 48, MAX_N};
     static const size_t ks[] = {4, 8, 12, 16, 20, 32, 48, 60, 64, 96, 128, 160, 172, 256, 260, 512, MAX_K};
     static const size_t groups[] = {64, 32, 128, 4, 16, 20}, deep_ms[] = {1, 2, 5, 8, MAX_M};
-    size_t failures = 0, number = 0;
+    size_t number = 0;
     for (size_t i = 0; i < CHECKS; i++) {
-        if (checks[i].words && !kernels->gemm_quant) {
-            continue;
-        }
         for (size_t m = 0; m < sizeof ms / sizeof *ms; m++) {
             for (size_t n = 0; n < sizeof ns / sizeof *ns; n++) {
+                all_to_be_told(levels);
                 for (size_t k = 0; k < sizeof ks / sizeof *ks; k++, number++) {
-                    const size_case c = {ms[m], ns[n], ks[k], groups[number % 6], number % 3, number % 2};
                     turn = number;
-                    if (!check_case(i, kernels, &c, start)) {
-                        failures++;
-                        k = sizeof ks / sizeof *ks; /* one line for these m and n is enough */
-                    }
+                    check_case(i, levels, &(size_case){ms[m], ns[n], ks[k], groups[number % 6], number % 3, number % 2},
+                               start);
                 }
             }
         }
         for (turn = 0; checks[i].run == run_dot_quant && turn < INTEGER_TYPES; turn++) {
+            all_to_be_told(levels);
             for (size_t m = 0; m < sizeof deep_ms / sizeof *deep_ms; m++) {
-                failures += !check_case(i, kernels, &(size_case){deep_ms[m], DEEP_N, DEEP_K, 64, 1, m % 2}, start);
+                check_case(i, levels, &(size_case){deep_ms[m], DEEP_N, DEEP_K, 64, 1, m % 2}, start);
             }
         }
     }
-    return failures;
 }
 
 static void time_all(void) {
-    static float out[MAX_M * MAX_K + GUARD];
+    static float out[OUT];
     turn = 7; /* Q4_K */
     const size_case sizes[] = {{1, 64, 512, 64, 0, false}, {8, 64, 512, 64, 0, false}, {12, 64, 512, 32, 0, false}};
     printf("%-12s %-22s", "ns", "m n k group");
@@ -463,10 +474,15 @@ int main(int argc, char **argv) {
         time_all();
         return 0;
     }
-    for (size_t level = 0; l2c_isa_name(level); level++) {
-        const size_t wrong = check(l2c_kernels_get(l2c_isa_name(level)), start);
-        printf("%s: %s (seed %llu)\n", l2c_isa_name(level), wrong ? "DIFFERS" : "same bits", (unsigned long long)start);
-        failures += wrong;
+    checked levels[16] = {{0}};
+    for (size_t i = 0; i + 1 < sizeof levels / sizeof *levels && l2c_isa_name(i); i++) {
+        levels[i].kernels = l2c_kernels_get(l2c_isa_name(i));
+    }
+    check(levels, start);
+    for (const checked *level = levels; level->kernels; level++) {
+        printf("%s: %s (seed %llu)\n", level->kernels->name, level->failures ? "DIFFERS" : "same bits",
+               (unsigned long long)start);
+        failures += level->failures;
     }
     return failures ? 1 : 0;
 }
