@@ -51,14 +51,18 @@ static inline float fused(float a, float b, float c) {
     return fmaf(a, b, c);
 }
 #else
-/* a b + c rounded once, without a fused instruction or a call: the product of two f32 is exact in f64, and the sum,
- * rounded to odd there, rounds to f32 as the exact sum would (Boldo and Melquiond, 2008). */
+/* a b + c rounded once, without a fused instruction or a call: the product of two f32 is exact in f64, and the sum there
+ * rounds to f32 as the exact one would, unless it seems to lie half-way between two f32, its last 28 bits being 0. Then it
+ * is rounded to odd first (Boldo and Melquiond, 2008). */
 static inline float fused(float a, float b, float c) {
     const double product = (double)a * b, addend = c, sum = product + addend;
-    const double virtual_addend = sum - product;
-    const double rest = (product - (sum - virtual_addend)) + (addend - virtual_addend);
     uint64_t bits;
     memcpy(&bits, &sum, sizeof bits);
+    if (bits & 0xfffffff) {
+        return (float)sum;
+    }
+    const double virtual_addend = sum - product;
+    const double rest = (product - (sum - virtual_addend)) + (addend - virtual_addend);
     /* rest is NaN, and the sum not finite, only together */
     if (!(bits & 1) && (rest > 0 || rest < 0)) {
         bits += (rest > 0) == (sum > 0) ? 1 : UINT64_MAX;
