@@ -2,8 +2,9 @@
 
 Environment: LLAMA2C_NO_OPENMP=1; LLAMA2C_SANITIZE=1: with ASan and UBSan; LLAMA2C_STRICT=1:
 warnings in the C core are errors; LLAMA2C_EMULATE=amx: that level's instructions as C functions, for
-tests; LLAMA2C_MACHINE=aarch64: the architecture to compile for, if neither ARCHFLAGS nor the
-interpreter knows it. All that needs no code is in pyproject.toml.
+tests; LLAMA2C_OBJECTS=DIR: the core's objects go there and stay, for csrc/build.py; LLAMA2C_MACHINE=aarch64:
+the architecture to compile for, if neither ARCHFLAGS nor the interpreter knows it. All that needs no
+code is in pyproject.toml.
 """
 
 import atexit
@@ -55,9 +56,11 @@ class BuildCore(build_ext):
         options = core.Options.from_environment(msvc=self.compiler.compiler_type == "msvc")
         openmp, link_openmp = core.find_openmp(options, self.links)
 
+        folder = os.environ.get("LLAMA2C_OBJECTS") or self.build_temp
+
         def compile_unit(unit: core.Unit) -> str:
             sources = [os.path.relpath(unit.source)]
-            return self.compiler.compile(sources, self.build_temp, extra_postargs=unit.flags)[0]
+            return self.compiler.compile(sources, folder, extra_postargs=unit.flags)[0]
 
         levels = core.usable_levels(core.target_machine(), options, self.links)
         units = core.units(levels, options, openmp)

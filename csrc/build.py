@@ -6,6 +6,7 @@ As a command it compiles the core and, for each C file given that has a main(), 
     python csrc/build.py --main tests/c/checkkernels.c --out build/check --sanitize
     python csrc/build.py --cc aarch64-linux-gnu-gcc --main tests/c/checkkernels.c --out build/check
     python csrc/build.py --emulate amx --main tests/c/checktiles.c --out build/check
+    python csrc/build.py --objects build/core --main tests/c/checkteam.c --out build/check
 
 Only kernels_<level>.c may use instructions beyond the architecture's baseline, and cpu.c calls a
 level only where the processor runs it. Nothing depends on the machine that builds.
@@ -240,10 +241,11 @@ def build(
     machine: str,
     extra: Sequence[str],
     programs: Mapping[Path, Path] = {},
+    objects: Path | None = None,
 ) -> bool:
     """Compile the core and link it with each file of `programs` that has a main() to the program there.
 
-    False if the compiler refused something; it has said why.
+    What setup.py has left in `objects` is taken as it is. False if the compiler refused something; it has said why.
     """
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -255,19 +257,22 @@ def build(
             return run(cc, *compile_flags, probe, "-o", program, *link_flags, quiet=True)
 
         def compile_unit(unit: Unit) -> Path | None:
-            target = folder / f"{unit.source.stem}.o"
+            name = f"{unit.source.stem}.o"
+            if objects and unit.source not in programs:
+                return objects / CSRC.name / name
+            target = folder / name
             done = run(cc, *unit.flags, *extra, f"-I{CSRC}", "-c", unit.source, "-o", target)
             return target if done else None
 
         compile_openmp, link_openmp = find_openmp(options, links)
         levels = usable_levels(machine, options, links)
         todo = units(levels, options, compile_openmp, list(programs))
-        objects = dict(zip((unit.source for unit in todo), in_parallel(compile_unit, todo), strict=True))
-        if None in objects.values():
+        compiled = dict(zip((unit.source for unit in todo), in_parallel(compile_unit, todo), strict=True))
+        if None in compiled.values():
             return False
         link_flags = [*extra, *options.link_flags(), *link_openmp]
-        core = [target for source, target in objects.items() if source not in programs]
-        return all(run(cc, objects[main], *core, *link_flags, "-o", out) for main, out in programs.items())
+        core = [target for source, target in compiled.items() if source not in programs]
+        return all(run(cc, compiled[main], *core, *link_flags, "-o", out) for main, out in programs.items())
 
 
 def main() -> int:
@@ -281,6 +286,7 @@ def main() -> int:
     parser.add_argument("--no-openmp", action="store_true")
     parser.add_argument("--emulate", choices=EMULATED, metavar="LEVEL", help="its instructions as C functions: amx")
     parser.add_argument("--levels", metavar="NAME,...", help="instruction-set levels above scalar (default: all)")
+    parser.add_argument("--objects", type=Path, metavar="DIR", help="what setup.py compiled: its LLAMA2C_OBJECTS")
     parser.add_argument("--no-kernels", action="store_true", help="for programs that define l2c_kernels_scalar")
     parser.add_argument("flags", nargs="*", help="more compiler and linker flags, after --")
     given = parser.parse_args()
@@ -291,10 +297,12 @@ def main() -> int:
         triplet = subprocess.check_output([given.cc, "-dumpmachine"], text=True)
         machine = triplet.partition("-")[0]
     levels = tuple(given.levels.split(",")) if given.levels else None
+    if given.objects:  # cpu.o names them all
+        levels = tuple(path.stem.removeprefix("kernels_") for path in given.objects.glob("csrc/kernels_*.o"))
     choices = {"emulate": given.emulate, "levels": levels, "kernels": not given.no_kernels}
     options = Options(not given.no_openmp, given.sanitize, given.strict, **choices)
     programs = dict(zip(given.main, given.out, strict=True))
-    done = build(options, given.cc, canonical(machine), given.flags, programs)
+    done = build(options, given.cc, canonical(machine), given.flags, programs, given.objects)
     return 0 if done else 1
 
 

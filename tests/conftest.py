@@ -55,6 +55,11 @@ def require_modules(*names: str, extra: str) -> None:
         pytest.skip(reason)
 
 
+def objects(name: str) -> tuple[str, ...]:
+    """For csrc/build.py: to link what a build of the package has compiled, if the environment says where that is."""
+    return ("--objects", os.environ[name]) if is_set(name) else ()
+
+
 class Rng(np.random.Generator):
     """A generator whose repr, which pytest shows when a test fails, is what repeats it."""
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import ggufs
 import numpy as np
 import pytest
+from conftest import objects
 from oracle import nmse
 
 import llama2c
@@ -30,7 +31,7 @@ pytestmark = [
 
 
 def build(folder: Path, *options: str) -> Path:
-    command = [sys.executable, str(ROOT / "csrc" / "build.py"), "--levels", "amx", *options]
+    command = [sys.executable, str(ROOT / "csrc" / "build.py"), *options]
     for name in PROGRAMS:
         command += ["--main", str(ROOT / "tests" / "c" / f"{name}.c"), "--out", str(folder / name)]
     subprocess.run(command, check=True)
@@ -40,7 +41,7 @@ def build(folder: Path, *options: str) -> Path:
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Over a core whose tiles are emulated."""
-    return build(tmp_path_factory.mktemp("emulated"), "--emulate", "amx")
+    return build(tmp_path_factory.mktemp("emulated"), "--levels", "amx", "--emulate", "amx")
 
 
 def logits(programs: Path, path: Path, tokens: np.ndarray, *, threads: int = 1, chunk: int = 64) -> np.ndarray:
@@ -64,7 +65,7 @@ def test_products(programs, rng):
 )
 def test_processors_equal_the_emulation(programs, tmp_path, data_file, rng):
     """To rounding: the manual does not bind a processor to the order of its sums."""
-    own = build(tmp_path)
+    own = build(tmp_path, *(objects("LLAMA2C_OBJECTS") or ("--levels", "amx")))
     done = subprocess.run([own / "checktiles", str(rng.seed + 1)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "amx F16" in done.stdout

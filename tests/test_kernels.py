@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import is_set
+from conftest import is_set, objects
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "csrc" / "build.py"
@@ -45,7 +45,7 @@ def need(*tools: str) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="build.py drives compilers with the flags of gcc")
 def test_levels_agree(tmp_path, rng):
     need("cc")
-    (checker,) = build(tmp_path)
+    (checker,) = build(tmp_path, *objects("LLAMA2C_OBJECTS"))
     lines = output(checker, str(rng.seed + 1)).splitlines()
     assert lines and all("same bits" in line for line in lines)
 
@@ -55,7 +55,7 @@ def test_kernels_under_sanitizers(tmp_path, rng):
     need("cc")
     if sys.platform != "linux":
         pytest.skip("the sanitizers' flags are those of Linux")
-    (checker,) = build(tmp_path, "--sanitize")
+    (checker,) = build(tmp_path, "--sanitize", *objects("LLAMA2C_SANITIZED_OBJECTS"))
     lines = output(checker, str(rng.seed + 1)).splitlines()
     assert lines and all("same bits" in line for line in lines)
 
