@@ -31,10 +31,10 @@ pytestmark = [
 
 
 def build(folder: Path, *options: str) -> Path:
-    command = [sys.executable, str(ROOT / "csrc" / "build.py"), *options]
+    command = [sys.executable, str(ROOT / "csrc" / "build.py")]
     for name in PROGRAMS:
         command += ["--main", str(ROOT / "tests" / "c" / f"{name}.c"), "--out", str(folder / name)]
-    subprocess.run(command, check=True)
+    subprocess.run([*command, *options], check=True)
     return folder
 
 
