@@ -83,7 +83,7 @@ SANITIZE = (
     *("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"),
     *("-fno-omit-frame-pointer", "-g1", "-Og"),
 )
-SANITIZED_REST = ("-O2",)
+SANITIZED_REST = ("-O2",)  # the core's files without kernels, which are quick to compile
 LINK = ("-lm", "-pthread")
 WARNINGS = (
     *("-Wall", "-Wextra", "-Wshadow", "-Wvla", "-Wundef", "-Wpointer-arith", "-Wwrite-strings"),
